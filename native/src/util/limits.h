@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * limits.h — every bound of the library, with its reason.  Full means back-pressure, never
+ * allocation. */
+#ifndef TS_UTIL_LIMITS_H
+#define TS_UTIL_LIMITS_H
+
+#include <assert.h>
+#include <stdint.h>
+
+enum {
+	TS_PAGE_SHIFT = 12,
+	TS_PAGE_BYTES = 1 << TS_PAGE_SHIFT,
+
+	/* Pages of one frame: one bit each in the frame header's 64-bit map. */
+	TS_FRAME_PAGES_MAX = 64,
+	TS_FRAME_RAW_MAX = TS_FRAME_PAGES_MAX * TS_PAGE_BYTES,
+	/* Header plus a payload that is never longer than raw (raw is the fallback codec). */
+	TS_FRAME_BYTES_MAX = TS_FRAME_RAW_MAX + 64,
+	/* A reader's buffer: the frame, plus a block before and after for stores that read whole
+	 * blocks of 4 KiB (store.h). */
+	TS_FRAME_BUF_BYTES = TS_FRAME_RAW_MAX + 4 * TS_PAGE_BYTES,
+
+	/* A page word has 27 bits for a frame id, a staging slot or a fill value (page/word.h). */
+	TS_PAYLOAD_BITS = 27,
+	TS_FRAME_ID_MAX = (1 << TS_PAYLOAD_BITS) - 1,
+
+	/* Dictionaries an engine may hold at one time, old ones included while frames use them.
+	 * They are stored under keys above all frame ids, for the offline tools. */
+	TS_DICT_MAX = 16,
+	TS_KEY_DICT = 1 << TS_PAYLOAD_BITS, /* key of dictionary d: TS_KEY_DICT + d */
+	TS_KEY_MAX = TS_KEY_DICT + 0xffff,
+	TS_DICT_BYTES_MAX = 256 * 1024,
+
+	TS_REGION_MAX = 64,
+	TS_SHARD_MAX = 16,          /* userfaultfds a region */
+	TS_EXTENT_MAX = 16,         /* pieces a region may be cut into by mremap and munmap */
+	TS_FAULT_THREAD_MAX = 16,
+	TS_EVICT_THREAD_MAX = 16,
+
+	/* One read(2) of struct uffd_msg (32 bytes each). */
+	TS_FAULT_BATCH_MAX = 64,
+	/* Store reads that one fault thread keeps in flight on one tier: the depth at which a
+	 * disk's pages a second stop growing (bench/README.md). */
+	TS_FAULT_DEPTH_MAX = 32,
+	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be read. */
+	TS_DEFER_MAX = 256,
+
+	/* Frames in one put() or del(). */
+	TS_STORE_BATCH_MAX = 256,
+	/* Readers of one store: fault threads, evictors, detach and prefetch callers, in-thread
+	 * faults, tools. */
+	TS_READER_MAX = 64,
+	/* Slots for threads that answer their own faults (TS_SERVE_IN_THREAD) at one time. */
+	TS_INTHREAD_MAX = 32,
+	/* Distinct 8-byte fill patterns an engine remembers; pages with others are encoded. */
+	TS_FILL_MAX = 4096,
+};
+
+static_assert(TS_FRAME_PAGES_MAX <= 64, "one bit a page in the frame header");
+static_assert(TS_READER_MAX >= TS_FAULT_THREAD_MAX + TS_EVICT_THREAD_MAX + TS_INTHREAD_MAX,
+	      "every thread that may read has a reader");
+
+#endif
