@@ -13,9 +13,11 @@
 #ifndef TS_UTIL_HOOK_H
 #define TS_UTIL_HOOK_H
 
+#ifndef TS_CDEF
 #include <stdbool.h>
 #include <stdint.h>
 #include <tierstore/tierstore.h>
+#endif
 
 enum ts_site {
 	TS_SITE_MMAP, TS_SITE_MADVISE, TS_SITE_FALLOCATE, TS_SITE_PREAD, TS_SITE_OPEN,
@@ -53,8 +55,10 @@ TS_API void ts_hook_park(int phase);
 TS_API int ts_hook_wait(int phase, int timeout_ms);
 TS_API void ts_hook_release(int phase);
 
+#ifndef TS_CDEF
 int ts_hook_inject_(enum ts_site site);
 void ts_hook_phase_(enum ts_phase phase);
+#endif
 #define TS_INJECT(site) TS_UNLIKELY(ts_hook_inject_(site))
 #define TS_PHASE(phase) ts_hook_phase_(phase)
 #else
