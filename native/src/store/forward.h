@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * forward.h — inside of ts_store_open(): the guard that stands in front of every store and every
+ * wrapper, so that each of them is called, and calls the next, through the same checks. */
+#ifndef TS_STORE_FORWARD_H
+#define TS_STORE_FORWARD_H
+
+#include <tierstore/store.h>
+
+/* Puts a guard before @inner, which it owns from then on (also on failure: it is closed).
+ * @next: the guard that @inner, a wrapper, calls; NULL if @inner is the store itself.
+ * @flags: what the stack up to here is like (TS_STORE_*).  Control thread. */
+int ts_guard_create(struct ts_store *inner, const struct ts_store_ops *ops, struct ts_store *next,
+		    uint32_t flags, const struct ts_store_config *limits,
+		    struct ts_store **store_out);
+
+/* The implementation behind the outermost guard of @store's stack that has these @ops; NULL if
+ * there is none.  How a control function finds its wrapper. */
+struct ts_store *ts_guard_find(struct ts_store *store, const struct ts_store_ops *ops);
+
+/* @ops of a store that may be compiled against an older header: missing members are NULL.
+ * Fails with TS_EVERSION or TS_ECONFIG if a required one is missing. */
+int ts_ops_complete(const struct ts_store_ops *ops, struct ts_store_ops *ops_out);
+
+#endif
