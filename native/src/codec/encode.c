@@ -79,12 +79,17 @@ static bool is_same_setting(const struct ts_codec_setting *a, const struct ts_co
 	return a->codec == b->codec && a->level == b->level && a->dict_id == b->dict_id;
 }
 
+/* These calls fail for values out of range, which ours are not. */
+static void must(size_t zstd_result)
+{
+	TS_ASSERT(!ZSTD_isError(zstd_result));
+}
+
 /* Zstd's parameters live on in its context; set them when they change and not for each frame. */
 static int zstd_apply(struct ts_encoder *encoder, const struct ts_codec_setting *setting)
 {
 	ZSTD_CCtx *zstd = encoder->zstd;
 	const struct ts_dict *dict = NULL;
-	size_t failed = 0;
 
 	if (encoder->is_applied && is_same_setting(&encoder->applied, setting))
 		return 0;
@@ -94,15 +99,15 @@ static int zstd_apply(struct ts_encoder *encoder, const struct ts_codec_setting 
 			return ts_fail(TS_ECONFIG, "no dictionary %u", setting->dict_id);
 	}
 	encoder->is_applied = false;
-	failed |= ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters);
-	failed |= ZSTD_CCtx_setParameter(zstd, ZSTD_c_contentSizeFlag, 0);
-	failed |= ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 0);
-	failed |= ZSTD_CCtx_setParameter(zstd, ZSTD_c_dictIDFlag, 0);
-	/* With a dictionary the level is the one that it was prepared for. */
-	(void)ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel,
-				     setting->level ? setting->level : 1);
-	failed |= ZSTD_CCtx_refCDict(zstd, dict ? dict->for_encode : NULL);
-	TS_ASSERT(failed == 0);
+	must(ZSTD_CCtx_reset(zstd, ZSTD_reset_session_and_parameters));
+	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_contentSizeFlag, 0));
+	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_checksumFlag, 0));
+	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_dictIDFlag, 0));
+	/* With a dictionary the level is the one that it was prepared for.  zstd brings a level
+	 * outside its range to the nearest one inside. */
+	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel,
+				    setting->level ? setting->level : 1));
+	must(ZSTD_CCtx_refCDict(zstd, dict ? dict->for_encode : NULL));
 	encoder->applied = *setting;
 	encoder->is_applied = true;
 	return 0;
