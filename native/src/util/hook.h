@@ -17,6 +17,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <tierstore/tierstore.h>
+
+#include "util/base.h"
 #endif
 
 enum ts_site {
