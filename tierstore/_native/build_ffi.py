@@ -71,6 +71,7 @@ def main(argv: list[str]) -> int:
     ffi.cdef(declarations + CALLBACKS)
     ffi.set_source(MODULE, source)
     ffi.emit_c_code(str(args.out))
+    args.out.touch()  # cffi leaves an unchanged file alone, and ninja would call us for ever
     return 0
 
 
