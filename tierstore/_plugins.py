@@ -77,5 +77,7 @@ def find_class(what: str, group: str, name: str, builtin: Mapping[str, type], ba
             f'(your own: "package.module:Class")'
         )
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f'the {what} "{name}" is no subclass of {base.__module__}.{base.__name__}')
+        raise ConfigError(
+            f'the {what} "{name}" is no subclass of {base.__module__}.{base.__name__}'
+        )
     return found

@@ -26,11 +26,23 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Self, TypeAlias
 
 from tierstore.errors import StoreError
 
-__all__ = ["FRAME_BYTES_MAX", "Buffer", "Outcome", "Store", "StoreStat"]
+if TYPE_CHECKING:
+    from tierstore.statistics import Statistics
+
+__all__ = [
+    "FRAME_BYTES_MAX",
+    "Buffer",
+    "Decision",
+    "Outcome",
+    "Policy",
+    "Store",
+    "StoreStat",
+    "Tick",
+]
 
 FRAME_BYTES_MAX = 64 * 4096 + 64
 """The longest frame the engine ever puts: 64 pages that did not compress, and a header."""
@@ -219,3 +231,89 @@ class Store(ABC):
 
 
 # ---- Policies: the base class of what decides budgets and ages --------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tick:
+    """What a policy sees of one region, right after a scan.  Totals are since the engine started.
+
+    Ages count in scans: a page of age 3 was not touched in the last three intervals.
+    """
+
+    region_name: str
+    region_bytes: int
+    resident_bytes: int
+    page_bytes: int
+    nr_by_age: tuple[int, ...]
+    """Resident pages by age, 64 entries; the last one holds all that are older."""
+    nr_guarded: int
+    """Pages that came back not long ago and are left alone; not among ``nr_by_age[1:]``."""
+    interval_s: float
+    """From one deactivate to its scan, as configured: what an age counts."""
+    passed_s: float
+    """Time since the region's last tick; the interval at its first."""
+    evicted_bytes: int
+    """Total that left."""
+    nr_refaults: int
+    """Total of pages that came back by a fault shortly after they had left."""
+    statistics: Statistics
+    """The engine as a whole: tiers, latencies, failures."""
+
+    def bytes_of_age(self, age_min: int) -> int:
+        """How much of the region is at least that old."""
+        return sum(self.nr_by_age[age_min:]) * self.page_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decision:
+    """What shall leave in this tick.  The default restricts nothing."""
+
+    bytes_max: int = 1 << 62
+    """At most so much, oldest pages first; 0: nothing."""
+    age_min: int = 1
+    """Only pages that were not touched for so many scans; 0 takes touched ones as well."""
+    bytes_per_s_max: float = float("inf")
+    """Spread over the time until the next tick."""
+
+    def __and__(self, other: Decision) -> Decision:
+        """The stricter of both in every respect."""
+        return Decision(
+            min(self.bytes_max, other.bytes_max),
+            max(self.age_min, other.age_min),
+            min(self.bytes_per_s_max, other.bytes_per_s_max),
+        )
+
+
+class Policy(ABC):
+    """Base class of policies: how many bytes leave a region, how old, at what rate.
+
+    Each region has an object of its own, asked once a tick on the engine's controller thread, which
+    holds no lock: it may take its time, at the price of later ticks.  It is for deciding;
+    mechanisms (which pages, how, where to) are the engine's.  An exception counts as
+    "nothing leaves", is logged, and the policy is asked again next time.
+
+    A complete policy (run it: ``python -m doctest tierstore/abc.py``)::
+
+        >>> class AtNight(Policy):
+        ...     kind = "at-night"
+        ...
+        ...     def decide(self, tick):
+        ...         import time
+        ...         return Decision(bytes_max=0 if 8 <= time.localtime().tm_hour < 22 else 1 << 62)
+        >>> AtNight(options={}).options
+        {}
+
+    Name it in the configuration (``policy = ["default", "mine:AtNight"]``), or register it as an
+    entry point of the group ``tierstore.policies``.  Several policies are combined with ``&``.
+    """
+
+    kind: ClassVar[str]
+    """The name that configuration uses for this policy."""
+
+    def __init__(self, *, options: Mapping[str, object]) -> None:
+        """``options`` is the region's ``policy_options``, shared by all its policies."""
+        self.options: Mapping[str, object] = dict(options)
+
+    @abstractmethod
+    def decide(self, tick: Tick) -> Decision:
+        """Called after each scan of the region."""
