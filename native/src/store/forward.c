@@ -90,7 +90,7 @@ int ts_guard_create(struct ts_store *inner, const struct ts_store_ops *ops, stru
 	guard->limits = *limits;
 	guard->own = (struct ts_store_ops){
 		.size = sizeof(guard->own),
-		.name = guard->call.name,
+		.name = next ? next->ops->name : guard->call.name, /* the store's, not a wrapper's */
 		.flags = flags,
 		.open = guard_open,
 		.close = ts_store_close,

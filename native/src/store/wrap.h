@@ -20,7 +20,7 @@
  * store, but for .options: the wrapper's own ("" if it has none). */
 struct ts_wrap_kind {
 	const char *name;
-	const struct ts_store_ops *ops; /* .open is not used */
+	const struct ts_store_ops *ops; /* .open is ts_wrap_open_alone */
 	int (*open)(struct ts_store *next, const struct ts_store_config *config,
 		    struct ts_store **store_out);
 };
@@ -55,6 +55,8 @@ void *ts_wrap_create(size_t size, const struct ts_store_ops *ops, struct ts_stor
 /* Closes the next store and frees the wrapper: the last step of a wrapper's close. */
 void ts_wrap_close(struct ts_store *store);
 
+/* .open of every wrapper's ops: fails, because it needs a store to wrap. */
+int ts_wrap_open_alone(const struct ts_store_config *config, struct ts_store **store_out);
 int ts_wrap_put(struct ts_store *store, struct ts_put *items, unsigned nr_items);
 int ts_wrap_del(struct ts_store *store, const uint64_t *keys, unsigned nr_keys);
 int ts_wrap_reader_open(struct ts_store *store, struct ts_reader **reader_out);
