@@ -176,7 +176,7 @@ TS_API const struct ts_store_ops *ts_store_find(const char *name);
  * promises (bounds, states, that a failure is a negative code), on every store alike.
  *
  * ts_store_open() also stacks wrappers: `wrap` is "" or a list such as "verify,stats" or
- * "delay:get=5ms,fault:put=0.01", outermost first.  ops == NULL looks `kind` up among the
+ * "delay:get=5ms,fault:put=0.01,seed=7", outermost first.  ops == NULL looks `kind` up among the
  * built-in stores. */
 TS_API int ts_store_open(const char *kind, const struct ts_store_ops *ops, const char *wrap,
 			 const struct ts_store_config *config, struct ts_store **store_out);
@@ -189,9 +189,52 @@ TS_API void ts_store_reader_close(struct ts_reader *reader);
 TS_API int ts_store_get(struct ts_reader *reader, struct ts_get *request);
 TS_API int ts_store_reap(struct ts_reader *reader, struct ts_get **done, unsigned done_max,
 			 int wait_ms);
+/* TS_EUNSUPPORTED: every get of this reader completes at once. */
 TS_API int ts_store_reader_fd(struct ts_reader *reader);
 TS_API int ts_store_maintain(struct ts_store *store);
 TS_API int ts_store_stat_get(struct ts_store *store, struct ts_store_stat *stat);
+
+/* ---- Wrappers ---------------------------------------------------------------------------
+ *
+ * What `wrap` may name.  They are stores around stores, for any of them, and mostly for tests:
+ *
+ *   stats    counts and times every call
+ *   delay    get=, put=, del= a duration ("20us", "5ms"): every such call takes this much longer.
+ *            Delayed gets complete through reap(), so that they don't hold each other up.
+ *   fault    get=, put=, del= a probability (0 .. 1) with which a frame's call fails; seed=N;
+ *            nth=N: the Nth from now on, of those kinds whose probability is not 0, and no other;
+ *            error= EIO (default), ENOSPC, full, notfound, or what a get alone can suffer: corrupt
+ *            (one bit flipped), short (the last byte missing)
+ *   verify   remembers a checksum of every put and holds every get to it: TS_ECORRUPT
+ *   thread   n=: threads for a store whose get() blocks; without being named such a store gets one
+ *
+ * The functions find the outermost wrapper of the kind in the stack; TS_ENOTFOUND: there is none.
+ * They may be called from any thread but a fault thread, at any time. */
+
+/* What "stats" has counted since open.  size is set by the caller. */
+struct ts_store_wrap_stat {
+	size_t size;
+	uint64_t nr_puts, put_bytes;     /* frames stored */
+	uint64_t nr_put_failures;        /* frames not stored, for want of room or otherwise */
+	uint64_t nr_gets, get_bytes;     /* frames given back */
+	uint64_t nr_get_failures;
+	uint64_t nr_dels, nr_del_failures; /* keys */
+	struct ts_hist put_ns, get_ns, del_ns; /* calls; a get: from get() to its completion */
+};
+TS_API int ts_store_wrap_stats(struct ts_store *store, struct ts_store_wrap_stat *stat);
+
+/* What "fault" does from now on; it means the same as the options above. */
+struct ts_store_fault {
+	size_t size;
+	double get_share, put_share, del_share;
+	uint64_t seed;                   /* 0: 1 */
+	uint64_t nth;                    /* 0: by probability */
+	int32_t error;                   /* what fails fails with this; 0: -EIO */
+	uint8_t is_corrupt, is_short;    /* gets: instead of failing */
+};
+TS_API int ts_store_fault_set(struct ts_store *store, const struct ts_store_fault *fault);
+/* How many calls it has failed or spoilt since open. */
+TS_API int ts_store_fault_count(struct ts_store *store, uint64_t *nr_out);
 
 #ifndef TS_CDEF
 #ifdef __cplusplus

@@ -11,12 +11,6 @@
 #include "util/base.h"
 #include "util/limits.h"
 
-#pragma weak ts_store_ram_ops
-#pragma weak ts_wrap_stats
-#pragma weak ts_wrap_delay
-#pragma weak ts_wrap_fault
-#pragma weak ts_wrap_verify
-#pragma weak ts_wrap_thread
 extern const struct ts_store_ops ts_store_ram_ops;
 /* Weak: a build without one of them says so when it is asked for. */
 extern const struct ts_store_ops ts_store_file_ops __attribute__((weak));
@@ -54,7 +48,7 @@ const struct ts_store_ops *ts_store_find(const char *name)
 static const struct ts_wrap_kind *wrap_find(const char *name, size_t len)
 {
 	for (size_t i = 0; i < TS_ARRAY_LEN(wrap_kinds); i++)
-		if (wrap_kinds[i] && strlen(wrap_kinds[i]->name) == len &&
+		if (strlen(wrap_kinds[i]->name) == len &&
 		    memcmp(wrap_kinds[i]->name, name, len) == 0)
 			return wrap_kinds[i];
 	return NULL;
