@@ -23,6 +23,7 @@ Caveats first
 from __future__ import annotations
 
 import dataclasses
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -168,6 +169,16 @@ class Store(ABC):
         self.frame_bytes_max = frame_bytes_max
         self.options: Mapping[str, str] = dict(options or {})
 
+    def reject(self, key: int, data: Buffer) -> Outcome:
+        """For ``put``: why an item can't be stored by any store, or ``None`` if it can."""
+        if 0 <= key < 1 << 63 and 0 < len(data) <= self.frame_bytes_max:
+            return None
+        return StoreError(
+            f"{self.name}: frame {key} of {len(data)} bytes; a frame has 1 to "
+            f"{self.frame_bytes_max} bytes and a key that is not negative",
+            status=-errno.EINVAL,
+        )
+
     @property
     def is_persistent(self) -> bool:
         """Whether what was put outlives ``close``; may depend on an option."""
@@ -178,8 +189,9 @@ class Store(ABC):
         """Store every item that can be stored; return one outcome for each, in order.
 
         Replaces what a key held, atomically.  An item without room gets ``StoreFull`` (the engine
-        looks further down the ladder), and what its key held before stays.  Raises only when
-        nothing at all was stored.  May block.
+        looks further down the ladder), one that no store could take (see ``reject``) a
+        ``StoreError``, and what its key held before stays.  Raises only when nothing at all was
+        stored.  May block.
         """
 
     @abstractmethod
