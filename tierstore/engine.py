@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tierstore import _snapshot, _tiers
+from tierstore import _publish, _snapshot, _tiers
 from tierstore._controller import Controller
 from tierstore._guard import Guard
 from tierstore._native import ffi, lib
@@ -152,8 +152,12 @@ class Engine:
     # ---- The cycle ----------------------------------------------------------------------
 
     def run(self) -> None:
-        """Start the cycle in the background: every interval scan, evict by policy, deactivate."""
+        """Start the cycle in the background: every interval scan, evict by policy, deactivate.
+
+        From now until ``close`` the engine can be watched with ``tierstore stat`` and ``top``.
+        """
         self._controller.start()
+        _publish.publish(self)
 
     def stop(self) -> None:
         """Stop the cycle, after the step under way.  Evicted pages stay where they are."""
@@ -204,6 +208,7 @@ class Engine:
         """
         if not self._guard.is_open:
             return
+        _publish.unpublish(self)
         self._controller.stop()
         failed: TierstoreError | None = None
         for region in self.regions:

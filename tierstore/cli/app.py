@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: names and options of the commands.  What they do is imported when they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tierstore.cli.exits import guarded
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="tierstore",
+    help="Moves the cold memory of running guests to tiers of storage, and back on a fault.",
+    epilog="Exit codes: 0 fine, 1 wrong bytes, 2 usage or configuration, 3 the host lacks "
+    "something, 4 trouble with a store, 130 and 143 ended by a signal.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")]
+Pid = Annotated[int | None, typer.Option("--pid", help="Which process; default: the only one.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from tierstore._native import ffi, lib
+
+        typer.echo(bytes(ffi.string(lib.ts_version())).decode())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+@app.command()
+@guarded
+def probe(json: Json = False) -> None:
+    """What this kernel offers, what will be used, and what a fallback can't see."""
+    from tierstore.cli import probe as command
+
+    raise typer.Exit(command.run(as_json=json))
+
+
+@app.command()
+@guarded
+def demo(
+    seconds: Annotated[float, typer.Option(min=1, help="How long the guest runs.")] = 20,
+    size: Annotated[str, typer.Option(help="The guest's memory, such as 512MiB.")] = "512MiB",
+    memory: Annotated[str, typer.Option(help="anon or memfd.")] = "memfd",
+    config: Annotated[
+        Path | None, typer.Option(help="Tiers of your own, in TOML; {folder} in it is the demo's.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=64, help="The guest's threads.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Of contents and pattern.")] = 1,
+    touches: Annotated[
+        int, typer.Option(min=0, help="Hot touches a second; 0: as fast as it goes.")
+    ] = 200_000,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the temporary folder goes; default: /var/tmp.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """A guest's memory leaves for the tiers and comes back, every byte checked.
+
+    The guest is a region filled with this machine's own files, and threads that read and write it
+    and check each page they touch.  Exit code 1 on a single wrong byte.
+    """
+    from tierstore.cli import demo as command
+
+    given: dict[str, Any] = {
+        "seconds": seconds,
+        "size": size,
+        "memory": memory,
+        "config": config,
+        "nr_threads": threads,
+        "seed": seed,
+        "touches_per_s": touches,
+        "folder": folder,
+    }
+    raise typer.Exit(command.run(as_json=json, **given))
+
+
+@app.command()
+@guarded
+def stat(pid: Pid = None, json: Json = False) -> None:
+    """The statistics of a running engine, once."""
+    from tierstore.cli import stat as command
+
+    raise typer.Exit(command.run(pid=pid, as_json=json))
+
+
+@app.command()
+@guarded
+def top(
+    pid: Pid = None,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 1.0,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="Looks; 0: on.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line and look.")] = False,
+) -> None:
+    """A running engine, live: pages, tiers, faults a second, latencies, health."""
+    from tierstore.cli import top as command
+
+    raise typer.Exit(command.run(pid=pid, interval_s=interval, count=count, as_json=json))
+
+
+@app.command()
+@guarded
+def verify(
+    path: Annotated[Path, typer.Argument(help="A tier's file or folder.")],
+    json: Json = False,
+) -> None:
+    """Check every frame of a tier's files, offline, without the C engine."""
+    from tierstore.cli import verify as command
+
+    raise typer.Exit(command.run(path, as_json=json))
+
+
+def main() -> None:
+    """The entry point; ends the process with the exit code."""
+    app(prog_name="tierstore")

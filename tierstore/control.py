@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How ``tierstore stat`` and ``top`` reach a running engine: a unix socket, JSON lines.
+
+A process that publishes has one socket, named by its pid, in a folder that is its user's alone:
+``$XDG_RUNTIME_DIR/tierstore``, ``/run/tierstore`` for root, else ``/tmp/tierstore-UID``.  The
+socket is 0600, the peer's uid is checked at every connection (root may ask anyone).  A client
+sends a line ``{"ask": "statistics"}`` and gets a line; as often as it likes.  Nothing that is asked
+changes anything.
+
+Sockets of dead processes are removed by whoever finds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tierstore.errors import HostError, UsageError
+
+__all__ = ["Client", "Publisher", "find_publishers", "runtime_folder"]
+
+LINE_BYTES_MAX = 4096
+"""The longest request; an answer may be longer."""
+CLIENTS_MAX = 16
+TIMEOUT_S = 10.0
+
+
+def runtime_folder(*, create: bool = False) -> Path:
+    """This user's folder for sockets.
+
+    Raises ``HostError`` if it exists and is not this user's own, which is how others would
+    put a socket of theirs in front of us.
+    """
+    uid = os.geteuid()
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir():
+        folder = Path(runtime) / "tierstore"
+    elif uid == 0:
+        folder = Path("/run/tierstore")
+    else:
+        folder = Path(f"/tmp/tierstore-{uid}")
+    if create:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.exists():
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != uid:
+            raise HostError(f"{folder} is not a folder of user {uid}; remove it")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            folder.chmod(0o700)
+    return folder
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def find_publishers() -> list[int]:
+    """The pids of this user's engines that publish, oldest socket first; removes stale sockets."""
+    folder = runtime_folder()
+    found: list[tuple[float, int]] = []
+    if not folder.is_dir():
+        return []
+    for path in folder.glob("*.sock"):
+        if not path.stem.isdigit():
+            continue
+        pid = int(path.stem)
+        with contextlib.suppress(FileNotFoundError):
+            if _is_alive(pid):
+                found.append((path.lstat().st_mtime, pid))
+            else:
+                path.unlink()
+    return [pid for _, pid in sorted(found)]
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    _pid, uid, _gid = struct.unpack("3i", raw)
+    return int(uid)
+
+
+class Publisher:
+    """Answers ``ask()`` to whoever connects, on threads of its own, until closed.
+
+    ``ask`` returns one snapshot an engine, as JSON can hold it; it is called on those threads.  Raises ``UsageError``
+    if this process publishes already.
+    """
+
+    def __init__(self, ask: Callable[[], list[dict[str, Any]]]) -> None:
+        self._ask = ask
+        self.path = runtime_folder(create=True) / f"{os.getpid()}.sock"
+        find_publishers()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._bind()
+        except BaseException:
+            self._socket.close()
+            raise
+        self._slots = threading.BoundedSemaphore(CLIENTS_MAX)
+        self._clients: set[socket.socket] = set()
+        self._lock = threading.Lock()  # guards _clients
+        self._thread = threading.Thread(target=self._accept, name="tierstore-control", daemon=True)
+        self._thread.start()
+
+    def _bind(self) -> None:
+        with contextlib.suppress(OSError):
+            # A pid that came round again: what bears its name is a leftover, or our own.
+            with Client(os.getpid()):
+                raise UsageError("this process publishes its statistics already")
+        self.path.unlink(missing_ok=True)
+        # The folder is 0700: between bind and chmod nobody else can reach the socket.
+        self._socket.bind(str(self.path))
+        self.path.chmod(0o600)
+        self._socket.listen(CLIENTS_MAX)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return  # closed
+            if _peer_uid(connection) not in (os.geteuid(), 0) or not self._slots.acquire(False):
+                connection.close()
+                continue
+            with self._lock:
+                self._clients.add(connection)
+            threading.Thread(
+                target=self._serve, args=(connection,), name="tierstore-client", daemon=True
+            ).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection, connection.makefile("rb") as lines:
+                for line in iter(lambda: lines.readline(LINE_BYTES_MAX), b""):
+                    answer = json.dumps(self._answer(line)) + "\n"
+                    connection.sendall(answer.encode())
+        except OSError:
+            pass  # the client has gone
+        finally:
+            with self._lock:
+                self._clients.discard(connection)
+            self._slots.release()
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+        except ValueError:
+            return {"error": "not JSON"}
+        if not isinstance(request, dict) or request.get("ask") != "statistics":
+            return {"error": 'only {"ask": "statistics"} is known'}
+        try:
+            return {"pid": os.getpid(), "engines": self._ask()}
+        except Exception as error:
+            return {"error": str(error) or type(error).__name__}
+
+    def close(self) -> None:
+        """Stop answering and remove the socket.  Idempotent."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+        with self._lock:
+            for connection in self._clients:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Client:
+    """A connection to a publishing process.  Raises ``OSError`` if there is none."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(TIMEOUT_S)
+        try:
+            self._socket.connect(str(runtime_folder() / f"{pid}.sock"))
+            if _peer_uid(self._socket) != os.geteuid():
+                raise PermissionError("the socket is another user's")
+        except BaseException:
+            self._socket.close()
+            raise
+        self._lines = self._socket.makefile("rb")
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """One snapshot for each engine of the process, as ``Statistics.as_dict`` made it.
+
+        Raises ``OSError`` when the process has gone, ``HostError`` when it can't answer.
+        """
+        self._socket.sendall(b'{"ask": "statistics"}\n')
+        line = self._lines.readline()
+        if not line:
+            raise ConnectionResetError("the process has gone")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise HostError(f"process {self.pid}: {answer['error']}")
+        engines: list[dict[str, Any]] = answer["engines"]
+        return engines
+
+    def close(self) -> None:
+        """Hang up.  Idempotent."""
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
