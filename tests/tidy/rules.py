@@ -42,9 +42,10 @@ MAY_INCLUDE = {
     "os": {"util"},
     "page": {"os", "util"},
     **dict.fromkeys(MIDDLE, BELOW_MIDDLE),
-    "evict": MIDDLE | BELOW_MIDDLE,
-    "fault": MIDDLE | BELOW_MIDDLE,
-    "engine": {"evict", "fault"} | MIDDLE | BELOW_MIDDLE,
+    "core": MIDDLE | BELOW_MIDDLE,
+    "evict": {"core"} | MIDDLE | BELOW_MIDDLE,
+    "fault": {"core"} | MIDDLE | BELOW_MIDDLE,
+    "engine": {"core", "evict", "fault"} | MIDDLE | BELOW_MIDDLE,
 }
 
 
