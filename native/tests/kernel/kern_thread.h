@@ -55,6 +55,15 @@ static inline long kern_join(struct kern_thread *t)
 	return t->result;
 }
 
+/* This thread, and those it starts, on one CPU. */
+static inline void kern_pin(int cpu)
+{
+	cpu_set_t set;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	CHECK_EQ(sched_setaffinity(0, sizeof set, &set), 0);
+}
+
 /* Reads one byte / writes 'W' into one byte. */
 static inline long kern_run_read(void *arg)
 {
