@@ -11,7 +11,10 @@ import pytest
 from tests.conftest import ROOT
 
 
-@pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy"]], ids=lambda c: c[0])
+RUFF = ["ruff", "check", "--output-format=concise", "."]
+
+
+@pytest.mark.parametrize("command", [RUFF, ["mypy"]], ids=lambda c: c[0])
 def test_linter(command: list[str]) -> None:
     """No complaints; the settings are in pyproject.toml."""
     done = subprocess.run(
