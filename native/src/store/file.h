@@ -117,7 +117,7 @@ struct ts_file {
 	/* constant after open */
 	char *path;
 	int fd;
-	bool is_device, is_direct, is_kept, is_created;
+	bool is_device, is_direct, is_kept, is_created, is_locked;
 	uint32_t depth;
 	uint32_t unit_bytes, unit_shift;
 	uint32_t segment_units, nr_segments;

@@ -14,6 +14,8 @@
 #include "store/file.h"
 #include "util/hook.h"
 
+enum { LOCK_WAIT_MS = 1000, LOCK_PAUSE_MS = 5 };
+
 /* ---- Options ----------------------------------------------------------------------------- */
 
 static int option_set(const char *key, const char *value, struct ts_file_options *options)
@@ -160,19 +162,53 @@ static int check_kind(struct ts_file *file, const struct ts_store_config *config
 	return 0;
 }
 
+/* A process that was killed leaves its rings to the kernel, which takes them down, and lets go of
+ * the file and its lock, a little after the process is gone: so give a lock some time. */
+static int lock(struct ts_file *file)
+{
+	static const struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000 };
+
+	for (unsigned i = 0; flock(file->fd, LOCK_EX | LOCK_NB); i++) {
+		if (errno != EWOULDBLOCK)
+			return ts_fail(-errno, "flock %s: %m", file->path);
+		if (i == LOCK_WAIT_MS / LOCK_PAUSE_MS)
+			return ts_fail(TS_ELOCKED, "%s is in use by another process (\"lsof %s\" "
+				       "tells which); each store needs a path of its own",
+				       file->path, file->path);
+		nanosleep(&pause, NULL);
+	}
+	return 0;
+}
+
+/* Whether the path still leads to what we have locked: its last user may have removed it. */
+static bool is_at_path(const struct ts_file *file)
+{
+	struct stat ours, theirs;
+
+	return !fstat(file->fd, &ours) && !stat(file->path, &theirs) &&
+	       ours.st_dev == theirs.st_dev && ours.st_ino == theirs.st_ino;
+}
+
 int ts_file_medium_open(struct ts_file *file, const struct ts_store_config *config,
 			const struct ts_file_options *options)
 {
-	int ret = open_path(file, options->direct);
+	for (unsigned i = 0; i < TS_FILE_RETRY_MAX; i++) {
+		int ret = open_path(file, options->direct);
 
-	if (ret)
-		return ret;
-	if (flock(file->fd, LOCK_EX | LOCK_NB))
-		return errno == EWOULDBLOCK ?
-			ts_fail(TS_ELOCKED, "%s is in use by another process (\"lsof %s\" tells "
-				"which); each store needs a path of its own", file->path, file->path) :
-			ts_fail(-errno, "flock %s: %m", file->path);
-	return check_kind(file, config);
+		if (!ret)
+			ret = lock(file);
+		if (ret)
+			return ret;
+		if (is_at_path(file)) {
+			file->is_locked = true;
+			return check_kind(file, config);
+		}
+		close(file->fd);
+		file->fd = -1;
+		file->is_created = false;
+	}
+	return ts_fail(TS_ELOCKED, "%s is created and removed again and again by others",
+		       file->path);
 }
 
 /* ---- Transfers --------------------------------------------------------------------------- */

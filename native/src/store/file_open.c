@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -275,8 +276,11 @@ static void destroy(struct ts_file *file)
 	for (unsigned i = 0; i < file->nr_writers; i++)
 		ts_file_writer_destroy(file, file->writers[i]);
 	ts_file_writer_destroy(file, file->gc_writer);
-	if (file->fd >= 0)
+	if (file->fd >= 0) {
+		/* The kernel takes rings down in its own time, and they hold the file until then. */
+		(void)flock(file->fd, LOCK_UN);
 		close(file->fd);
+	}
 	unmap_memory(file);
 	pthread_cond_destroy(&file->pool_changed);
 	pthread_mutex_destroy(&file->pool_lock);
@@ -335,7 +339,8 @@ int ts_file_open(const struct ts_store_config *config, struct ts_store **store_o
 		ret = bring_up(file, &options);
 	}
 	if (ret) {
-		if (file->is_created && file->fd >= 0 && file->super.record_magic == 0)
+		/* A failed open leaves nothing behind; never remove what others have locked. */
+		if (file->is_created && file->is_locked)
 			unlink(file->path);
 		destroy(file);
 		return ret;
