@@ -12,6 +12,7 @@ from tests.setup.support import make_venv, run
 
 pytestmark = pytest.mark.timeout(600)
 
+# ruff: noqa: E101 — the C program below is indented as C is here
 PROGRAM = r"""
 #include <stdio.h>
 #include <string.h>

@@ -10,7 +10,6 @@ import pytest
 
 from tests.conftest import ROOT
 
-
 RUFF = ["ruff", "check", "--output-format=concise", "."]
 
 
