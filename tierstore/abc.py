@@ -169,13 +169,13 @@ class Store(ABC):
         self.frame_bytes_max = frame_bytes_max
         self.options: Mapping[str, str] = dict(options or {})
 
-    def reject(self, key: int, data: Buffer) -> Outcome:
+    def reject(self, key: int, data: Buffer, key_max: int = (1 << 63) - 1) -> Outcome:
         """For ``put``: why an item can't be stored by any store, or ``None`` if it can."""
-        if 0 <= key < 1 << 63 and 0 < len(data) <= self.frame_bytes_max:
+        if 0 <= key <= key_max and 0 < len(data) <= self.frame_bytes_max:
             return None
         return StoreError(
             f"{self.name}: frame {key} of {len(data)} bytes; a frame has 1 to "
-            f"{self.frame_bytes_max} bytes and a key that is not negative",
+            f"{self.frame_bytes_max} bytes and a key of 0 to {key_max}",
             status=-errno.EINVAL,
         )
 

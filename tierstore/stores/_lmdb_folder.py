@@ -68,14 +68,20 @@ class LmdbFolder:
         self.path = Path(path)
         self.readonly = readonly
         self.is_created = False
-        self._marker = -1
-        self._fd = self._lock()
+        self._marker = self._fd = -1
         try:
+            self._fd = self._lock()
             self.is_kept = self._claim(keep=keep)
-        except BaseException:
+        except BaseException as error:
             self._unlock()
             if self.is_created:
                 self.path.rmdir()
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"{error.filename or path}: {error.strerror}; the folder above must exist, "
+                    "and the folder itself belong to this user",
+                    status=-(error.errno or errno.EIO),
+                ) from error
             raise
 
     def _lock(self) -> int:
