@@ -24,7 +24,7 @@ static struct gate {
 	uint32_t lens[GATE_KEYS]; /* 0: not there */
 } gate = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 
-static void gate_set(uint64_t key, int is_shut)
+static inline void gate_set(uint64_t key, int is_shut)
 {
 	pthread_mutex_lock(&gate.lock);
 	gate.is_shut[key] = is_shut;
