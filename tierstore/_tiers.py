@@ -43,6 +43,7 @@ def add_tier(engine: Any, tier: TierConfig) -> Any:
     options.size = ffi.sizeof("struct ts_tier_options")
     options.name = text(tier.name)
     options.store = text(tier.store)
+    bound = None
     if tier.store not in BUILTIN_STORES:
         # Imported when wanted: an engine of C stores alone needs no bridge.
         from tierstore.stores import bridge
@@ -63,7 +64,10 @@ def add_tier(engine: Any, tier: TierConfig) -> Any:
     options.admit_ratio_pct = tier.admit_ratio
     options.no_keep = not tier.keep
     what = f'opening the tier "{tier.name}"'
-    number = check_error(lib.ts_engine_add_tier(engine, options), what, default=StoreError)
+    rc = lib.ts_engine_add_tier(engine, options)
+    if rc < 0 and bound is not None:
+        bound.raise_failure()  # the exception itself says more than its code
+    number = check_error(rc, what, default=StoreError)
     if dictionary is not None:
         rc = lib.ts_tier_set_dictionary(engine, number, dictionary, len(dictionary))
         check_error(rc, f'dictionary of the tier "{tier.name}"', default=StoreError)

@@ -40,11 +40,12 @@ from pydantic import (
 
 from tierstore import _config_text, _plugins, units
 from tierstore.errors import ConfigError
+from tierstore.stores.registry import store_names
 
 __all__ = ["BUILTIN_STORES", "Codec", "Config", "EngineConfig", "RegionConfig", "TierConfig"]
 
 BUILTIN_STORES = ("ram", "file", "lmdb")
-"""Stores of the C core.  Those in Python come from the entry points ``tierstore.stores``."""
+"""Stores of the C core; ``tierstore.stores.registry`` knows those in Python."""
 
 TIER_MAX = 8
 PAGE_BYTES = 4096
@@ -150,8 +151,8 @@ class TierConfig(_Model):
 
     name: str = Field(min_length=1, max_length=31, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     store: str
-    """``ram``, ``file``, ``lmdb``, a name that an installed package provides, or
-    ``package.module:Class``."""
+    """``ram``, ``file``, ``lmdb``; ``python-file``, ``python-lmdb``; a name that an installed
+    package provides; or ``package.module:Class``."""
     size: Size
     path: Path | None = None
     codec: Annotated[Codec, BeforeValidator(_parse_codec), PlainSerializer(str)] = Codec()
@@ -173,7 +174,7 @@ class TierConfig(_Model):
     @field_validator("store")
     @classmethod
     def _check_store(cls, value: str) -> str:
-        names = [*BUILTIN_STORES, *_plugins.plugin_names(_plugins.STORE_GROUP)]
+        names = store_names()
         if value in names or _plugins.is_dotted(value):
             return value
         raise ValueError(
@@ -205,7 +206,7 @@ class TierConfig(_Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.store in ("file", "lmdb") and self.path is None:
+        if self.store.removeprefix("python-") in ("file", "lmdb") and self.path is None:
             raise ValueError(f'path is missing: the store "{self.store}" needs one')
         if self.dictionary != "none" and self.codec.name != "zstd":
             raise ValueError(f'dictionary is for codec "zstd", and this is "{self.codec}"')

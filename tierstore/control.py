@@ -96,8 +96,8 @@ def _peer_uid(connection: socket.socket) -> int:
 class Publisher:
     """Answers ``ask()`` to whoever connects, on threads of its own, until closed.
 
-    ``ask`` returns one snapshot an engine, as JSON can hold it; it is called on those threads.  Raises ``UsageError``
-    if this process publishes already.
+    ``ask`` returns one snapshot an engine, as JSON can hold it; it is called on those threads.
+    Raises ``UsageError`` if this process publishes already.
     """
 
     def __init__(self, ask: Callable[[], list[dict[str, Any]]]) -> None:
@@ -117,10 +117,9 @@ class Publisher:
         self._thread.start()
 
     def _bind(self) -> None:
-        with contextlib.suppress(OSError):
-            # A pid that came round again: what bears its name is a leftover, or our own.
-            with Client(os.getpid()):
-                raise UsageError("this process publishes its statistics already")
+        # A pid that came round again: what bears its name is a leftover, or our own.
+        with contextlib.suppress(OSError), Client(os.getpid()):
+            raise UsageError("this process publishes its statistics already")
         self.path.unlink(missing_ok=True)
         # The folder is 0700: between bind and chmod nobody else can reach the socket.
         self._socket.bind(str(self.path))

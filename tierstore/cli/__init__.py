@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program ``tierstore``.  Each command lives in a module of its own; exit codes in ``exits``."""
+"""The program ``tierstore``: a module for each command; exit codes are in ``exits``."""
 
 from tierstore.cli.app import main
 
