@@ -236,6 +236,9 @@ int ts_file_put(struct ts_store *store, struct ts_put *items, unsigned nr_items)
 int ts_file_ring_open(struct ts_file *file, unsigned nr_entries, struct io_uring *ring_out,
 		      bool *has_file_out);
 bool ts_file_ring_register(struct io_uring *ring, void *base, size_t len_bytes);
+/* Room for a request, or NULL. */
+struct io_uring_sqe *ts_file_ring_sqe(struct io_uring *ring);
+/* Hands the request over; a negative error means that it will not complete. */
 int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe);
 
 /* ---- file_read.c -------------------------------------------------------------------------- */

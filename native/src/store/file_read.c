@@ -93,7 +93,7 @@ static uint64_t blocks_of(const struct ts_file *file, const struct ts_get *reque
 static int submit(struct reader *reader, struct ts_get *request)
 {
 	struct ts_file *file = file_of(reader);
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&reader->ring);
+	struct io_uring_sqe *sqe = ts_file_ring_sqe(&reader->ring);
 	uint64_t done = request->store_priv[PRIV_DONE];
 	uint32_t len_bytes;
 	uint64_t offset = blocks_of(file, request, &len_bytes) + done;

@@ -49,6 +49,16 @@ bool ts_file_ring_register(struct io_uring *ring, void *base, size_t len_bytes)
 	return io_uring_register_buffers(ring, &range, 1) == 0;
 }
 
+struct io_uring_sqe *ts_file_ring_sqe(struct io_uring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+
+	/* Full of what was refused earlier: see whether the kernel takes it now. */
+	if (!sqe && !TS_INJECT(TS_SITE_URING_SUBMIT) && io_uring_submit(ring) > 0)
+		sqe = io_uring_get_sqe(ring);
+	return sqe;
+}
+
 int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe)
 {
 	int ret = TS_INJECT(TS_SITE_URING_SUBMIT) ? -errno : io_uring_submit(ring);

@@ -96,7 +96,7 @@ static void writer_give(struct ts_file *file, struct ts_file_writer *writer)
 static int chunk_submit(struct ts_file *file, struct ts_file_writer *writer,
 			struct ts_file_chunk *chunk)
 {
-	struct io_uring_sqe *sqe = io_uring_get_sqe(&writer->ring);
+	struct io_uring_sqe *sqe = ts_file_ring_sqe(&writer->ring);
 	uint8_t *from = chunk->buffer + chunk->done_bytes;
 	unsigned len_bytes = chunk->nr_blocks * TS_FILE_BLOCK_BYTES - chunk->done_bytes;
 	uint64_t offset = (uint64_t)chunk->segment * TS_FILE_SEGMENT_BYTES +
