@@ -302,8 +302,8 @@ static void corrupt_flips_one_bit(void)
 
 static void a_tall_stack_works(void)
 {
-	struct ts_store *store =
-		open_async("stats,verify,delay:get=100us,fault:get=0.2,seed=3,stats,delay,thread:n=2");
+	struct ts_store *store = open_async("stats,verify,delay:get=100us,"
+					    "fault:get=0.2,seed=3,stats,delay,thread:n=2");
 	struct ts_store_wrap_stat stat = { .size = sizeof(stat) };
 	struct kit_reader kit;
 	struct ts_get *done[KIT_DEPTH];

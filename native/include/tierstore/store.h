@@ -99,14 +99,14 @@ struct ts_store_stat {
 	uint64_t capacity_bytes;
 	uint64_t nr_frames;
 	uint64_t frame_bytes;    /* the frames' own bytes */
-	uint64_t used_bytes;     /* all that the frames cost, metadata, padding and holes included */
+	uint64_t used_bytes;     /* all that they cost, metadata, padding and holes included */
 	uint64_t memory_bytes;   /* of used_bytes or besides them: the RAM this store occupies */
 	uint64_t index_bytes;    /* RAM for the map from key to place alone */
 	uint64_t written_bytes;  /* total written by put, before amplification */
 	uint64_t device_bytes;   /* total written to the medium: / written_bytes = amplification */
 	uint64_t moved_bytes;    /* total moved by compaction or garbage collection */
 	uint64_t discarded_bytes;/* total given back to the medium or the host */
-	uint64_t nr_errors;      /* total of failed puts and gets, TS_ENOTFOUND and TS_EFULL aside */
+	uint64_t nr_errors;      /* total of failed puts and gets, but TS_ENOTFOUND and TS_EFULL */
 };
 
 enum {

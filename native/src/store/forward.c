@@ -90,7 +90,8 @@ int ts_guard_create(struct ts_store *inner, const struct ts_store_ops *ops, stru
 	guard->limits = *limits;
 	guard->own = (struct ts_store_ops){
 		.size = sizeof(guard->own),
-		.name = next ? next->ops->name : guard->call.name, /* the store's, not a wrapper's */
+		/* The store's, whatever wraps it. */
+		.name = next ? next->ops->name : guard->call.name,
 		.flags = flags,
 		.open = guard_open,
 		.close = ts_store_close,

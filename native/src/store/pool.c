@@ -108,9 +108,10 @@ static void index_release(struct ts_pool *pool, uint64_t key)
 	TS_SCOPED_LOCK(&pool->page_locks[page % NR_PAGE_LOCKS]);
 	TS_ASSERT(pool->counts[page] > 0);
 	if (pool->counts[page] == 1) {
+		/* Where the kernel refuses, the page is paid for again when it is used. */
 		if (!ts_pool_discard(&pool->budget, (char *)pool->index + page * TS_PAGE_BYTES,
-				  TS_PAGE_BYTES))
-			ts_pool_budget_give(&pool->budget, TS_PAGE_BYTES); /* paid again when used */
+				     TS_PAGE_BYTES))
+			ts_pool_budget_give(&pool->budget, TS_PAGE_BYTES);
 		atomic_fetch_sub(&pool->index_bytes, TS_PAGE_BYTES);
 	}
 	pool->counts[page]--;
@@ -165,7 +166,8 @@ int ts_pool_create(const struct ts_pool_options *options, struct ts_pool **pool_
 	pool->budget.size_bytes = options->size_bytes;
 	pool->key_max = options->key_max;
 	pool->frame_max_bytes = len_max;
-	int result = pool_init(pool, options->name, ts_pool_class_of(len_max + POOL_OWNER_BYTES) + 1);
+	int result = pool_init(pool, options->name,
+			       ts_pool_class_of(len_max + POOL_OWNER_BYTES) + 1);
 	if (result < 0) {
 		ts_pool_destroy(pool);
 		return result;
