@@ -156,8 +156,8 @@ static void run(struct bench *bench, const char *label, const char *pages, size_
 
 int main(int argc, char **argv)
 {
-	size_t cap_bytes = (size_t)(argc > 1 ? atoi(argv[1]) : 8) << 20;
-	unsigned nr_rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 5;
+	size_t cap_bytes = (size_t)(argc > 1 ? strtoul(argv[1], NULL, 0) : 8) << 20;
+	unsigned nr_rounds = argc > 2 ? (unsigned)strtoul(argv[2], NULL, 0) : 5;
 	char *pages = aligned_alloc(TS_PAGE_BYTES, cap_bytes);
 	size_t len_bytes = load_pages("/usr/lib/x86_64-linux-gnu", pages, cap_bytes);
 	struct bench bench = { 0 };

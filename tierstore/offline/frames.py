@@ -120,7 +120,7 @@ def _is_consistent(head: FrameHead) -> bool:
     return (
         head.codec == DICT
         and head.page_bits == 0
-        and head.dict_id != 0
+        and 1 <= head.dict_id <= DICT_MAX
         and 0 < head.stored_bytes <= DICT_BYTES_MAX
     )
 

@@ -115,7 +115,7 @@ int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes,
 
 const struct ts_dict *ts_dict_find(struct ts_dict_table *table, uint32_t id)
 {
-	if (!table || id == 0 || id > TS_DICT_MAX)
+	if (!table || !ts_dict_id_is_valid(id))
 		return NULL;
 	return atomic_load_explicit(&table->slots[id - 1], memory_order_acquire);
 }

@@ -200,7 +200,7 @@ int ts_encode_dict_frame(const void *dict, size_t len_bytes, uint32_t dict_id, v
 		.stored_len = (uint32_t)len_bytes,
 	};
 
-	if (dict_id == 0 || len_bytes == 0 || len_bytes > TS_DICT_BYTES_MAX)
+	if (!ts_dict_id_is_valid(dict_id) || len_bytes == 0 || len_bytes > TS_DICT_BYTES_MAX)
 		return ts_fail(TS_ECONFIG, "dictionary %u of %zu bytes: not one that a frame can "
 			       "carry", dict_id, len_bytes);
 	TS_ASSERT(cap_bytes >= TS_FRAME_HEAD_BYTES + len_bytes);

@@ -62,8 +62,8 @@ static bool is_consistent(const struct ts_frame_head *head)
 	case TS_CODEC_ZSTD:
 		return head->stored_len > 0 && head->stored_len < raw_bytes;
 	case TS_CODEC_DICT:
-		return head->page_bits == 0 && head->dict_id != 0 && head->stored_len > 0 &&
-		       head->stored_len <= TS_DICT_BYTES_MAX;
+		return head->page_bits == 0 && ts_dict_id_is_valid(head->dict_id) &&
+		       head->stored_len > 0 && head->stored_len <= TS_DICT_BYTES_MAX;
 	default: /* a byte from outside, not an enum */
 		return false;
 	}

@@ -40,6 +40,11 @@ struct ts_dict {
 	ZSTD_DDict *for_decode;
 };
 
+static inline bool ts_dict_id_is_valid(uint32_t id)
+{
+	return id >= 1 && id <= TS_DICT_MAX;
+}
+
 /* NULL if @table is NULL, or has no dictionary @id.  Any thread; no lock. */
 const struct ts_dict *ts_dict_find(struct ts_dict_table *table, uint32_t id);
 
