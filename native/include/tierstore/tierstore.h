@@ -120,20 +120,18 @@ enum { TS_LOG_ERROR = 0, TS_LOG_WARNING = 1, TS_LOG_INFO = 2, TS_LOG_DEBUG = 3 }
 
 /* Where the fault threads run. */
 enum ts_placement {
-	TS_PLACEMENT_AUTO = 0,  /* one fault thread on each CPU (up to a bound), so that a fault
-				 * finds a handler on its own CPU */
-	TS_PLACEMENT_NONE = 1,  /* where the scheduler puts them */
-	TS_PLACEMENT_FIXED = 2, /* on fault_cpus */
+	TS_PLACEMENT_AUTO = 0,  /* not pinned: the scheduler runs a handler on the CPU of the fault */
+	TS_PLACEMENT_FIXED = 1, /* pinned to fault_cpus, in turn */
 };
 
 struct ts_engine_options {
 	size_t size;
-	uint32_t nr_fault_threads;   /* 0: by placement */
+	uint32_t nr_fault_threads;   /* 0: one for each CPU, at most 4 */
 	uint32_t placement;          /* enum ts_placement */
 	uint64_t fault_cpus;         /* bit mask for TS_PLACEMENT_FIXED */
 	uint32_t spin_us;            /* an idle fault thread polls this long before it sleeps */
 	uint32_t nr_evict_threads;   /* 0: one for each CPU, at most 4 */
-	uint64_t staging_bytes;      /* room for pages on their way out; 0: 64 MiB */
+	uint64_t staging_bytes;      /* address space for anonymous pages on their way out; 0: 1 GiB */
 	uint32_t get_timeout_ms;     /* reserved; must be 0 */
 	ts_log_fn log;               /* NULL: silent */
 	void *log_user;
@@ -365,7 +363,7 @@ struct ts_stats {
 	uint64_t nr_resident, nr_leaving, nr_away, nr_coming, nr_zero, nr_filled, nr_gone, nr_kept;
 	/* totals since start */
 	uint64_t nr_faults, nr_faults_zero, nr_faults_staged, nr_faults_guard, nr_stale;
-	uint64_t nr_refaults;             /* pages that came back by a fault within guard_scans */
+	uint64_t nr_refaults;             /* faults on frames less than a minute old */
 	uint64_t nr_restored;             /* pages that came with a faulting neighbour */
 	uint64_t nr_prefetched;
 	uint64_t nr_evicted, nr_reused, nr_cancelled, nr_removed;

@@ -45,6 +45,18 @@ static inline ts_mono_ns ts_now_ns(void)
 	return (ts_mono_ns)now.tv_sec * 1000000000u + (ts_mono_ns)now.tv_nsec;
 }
 
+/* Tells the CPU that this is a spin loop. */
+static inline void ts_cpu_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield" ::: "memory");
+#else
+	__asm__ volatile("" ::: "memory");
+#endif
+}
+
 /* Sets ts_last_error() and returns @error, so that `return ts_fail(TS_EFULL, "...")` reads well.
  * Never on the fault path.  "%m" prints errno as usual. */
 int ts_fail(int error, const char *format, ...) __attribute__((format(printf, 2, 3)));

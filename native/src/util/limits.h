@@ -29,7 +29,7 @@ enum {
 	TS_DICT_MAX = 16,
 	TS_KEY_DICT = 1 << TS_PAYLOAD_BITS, /* key of dictionary d: TS_KEY_DICT + d */
 	TS_KEY_MAX = TS_KEY_DICT + 0xffff,
-	TS_DICT_BYTES_MAX = 256 * 1024,
+	TS_DICT_BYTES_MAX = 128 * 1024,
 
 	TS_REGION_MAX = 64,
 	TS_SHARD_MAX = 16,          /* userfaultfds a region */

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * core.c — small services of the engine for both ways (engine.h). */
+#include <stdarg.h>
+#include <string.h>
+
+#include "core/engine.h"
+#include "os/sys.h"
+
+void ts_log(struct ts_engine *engine, int level, const char *format, ...)
+{
+	char text[512];
+	va_list args;
+
+	if (!engine->options.log)
+		return;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	engine->options.log(engine->options.log_user, level, text);
+}
+
+struct ts_stages *ts_stages_create(struct ts_engine *engine)
+{
+	struct ts_stages *stages = calloc(1, sizeof(*stages));
+
+	if (!stages)
+		return NULL;
+	stages->next = atomic_load(&engine->stages);
+	while (!atomic_compare_exchange_weak(&engine->stages, &stages->next, stages))
+		;
+	return stages;
+}
+
+struct ts_region *ts_engine_enter_region(struct ts_engine *engine, uint32_t region_id)
+{
+	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
+		/* A slot is emptied only when the region has no users; entering first and looking
+		 * again closes the gap between the load and the entry. */
+		struct ts_region *region = atomic_load(&engine->regions[i]);
+		if (!region || region->id != region_id)
+			continue;
+		return ts_region_enter(region) ? region : NULL;
+	}
+	return NULL;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * fetch.c — frames out of the stores (fetch.h). */
+#include "core/fetch.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "os/sys.h"
+#include "util/hist.h"
+
+/* Reads of one slot that are tried again after an error that may pass. */
+enum { TRIES_MAX = 3 };
+
+static int open_readers(struct ts_fetch *fetch)
+{
+	struct ts_engine *engine = fetch->engine;
+
+	for (unsigned t = 0; t < engine->nr_tiers; t++) {
+		int rc = ts_store_reader_open(engine->tiers[t].store, &fetch->readers[t]);
+		if (!rc)
+			rc = ts_store_reader_arena(fetch->readers[t], fetch->arena,
+						   fetch->buf_bytes * fetch->depth);
+		if (rc)
+			return rc;
+	}
+	return 0;
+}
+
+int ts_fetch_init(struct ts_fetch *fetch, struct ts_engine *engine, unsigned depth)
+{
+	*fetch = (struct ts_fetch){ .engine = engine, .depth = depth };
+	fetch->buf_bytes = engine->frame_buf_bytes;
+	fetch->arena_bytes = fetch->buf_bytes * depth + engine->frame_raw_max;
+	fetch->arena = ts_sys_alloc_pages(fetch->arena_bytes);
+	fetch->slots = calloc(depth, sizeof(*fetch->slots));
+	fetch->stages = ts_stages_create(engine);
+	int rc = fetch->arena && fetch->slots && fetch->stages ? 0 : -ENOMEM;
+	if (!rc)
+		rc = ts_decoder_create(engine->dicts, &fetch->decoder);
+	if (!rc)
+		rc = open_readers(fetch);
+	if (rc) {
+		ts_fetch_finish(fetch);
+		return rc;
+	}
+	fetch->raw = fetch->arena + fetch->buf_bytes * depth;
+	for (unsigned i = 0; i < depth; i++) {
+		fetch->slots[i].get.buf = fetch->arena + fetch->buf_bytes * i;
+		fetch->slots[i].get.cap_bytes = (uint32_t)fetch->buf_bytes;
+	}
+	atomic_fetch_add(&engine->buffer_bytes, fetch->arena_bytes);
+	return 0;
+}
+
+void ts_fetch_finish(struct ts_fetch *fetch)
+{
+	TS_ASSERT(fetch->nr_busy == 0);
+	for (unsigned t = 0; t < TS_TIER_MAX; t++)
+		if (fetch->readers[t])
+			ts_store_reader_close(fetch->readers[t]);
+	ts_decoder_destroy(fetch->decoder);
+	if (fetch->raw)
+		atomic_fetch_sub(&fetch->engine->buffer_bytes, fetch->arena_bytes);
+	ts_sys_free_pages(fetch->arena, fetch->arena_bytes);
+	free(fetch->slots);
+	*fetch = (struct ts_fetch){ 0 };
+}
+
+struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch)
+{
+	if (fetch->nr_busy == fetch->depth)
+		return NULL;
+	for (unsigned i = 0; i < fetch->depth; i++) {
+		struct ts_fetch_slot *slot = &fetch->slots[i];
+		if (slot->is_busy)
+			continue;
+		slot->is_busy = true;
+		slot->nr_tries = 0;
+		fetch->nr_busy++;
+		return slot;
+	}
+	TS_ASSERT(!"nr_busy counts the busy slots");
+	return NULL;
+}
+
+void ts_fetch_release(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
+{
+	TS_ASSERT(slot->is_busy && fetch->nr_busy > 0);
+	slot->is_busy = false;
+	fetch->nr_busy--;
+}
+
+static bool may_pass(int status)
+{
+	return status == -EIO || status == -EAGAIN || status == -EINTR || status == -ENOMEM ||
+	       status == -ETIMEDOUT;
+}
+
+int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
+{
+	for (;;) {
+		slot->get.key = slot->frame;
+		slot->get.status = 0;
+		slot->get.user = slot;
+		slot->get_ns = ts_now_ns();
+		slot->nr_tries++;
+		int rc = ts_store_get(fetch->readers[slot->tier], &slot->get);
+		if (rc > 0) {
+			fetch->nr_busy_tier[slot->tier]++;
+			return 1;
+		}
+		if (rc < 0)
+			slot->get.status = rc;
+		ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], ts_now_ns() - slot->get_ns);
+		if (!may_pass(slot->get.status) || slot->nr_tries >= TRIES_MAX)
+			return 0;
+	}
+}
+
+unsigned ts_fetch_reap(struct ts_fetch *fetch, struct ts_fetch_slot **slots, unsigned slots_max,
+		       int wait_ms)
+{
+	struct ts_get *done[TS_FAULT_DEPTH_MAX];
+	unsigned nr_slots = 0, nr_busy_tiers = 0;
+
+	for (unsigned t = 0; t < fetch->engine->nr_tiers; t++)
+		nr_busy_tiers += fetch->nr_busy_tier[t] > 0;
+	for (unsigned t = 0; t < fetch->engine->nr_tiers && nr_slots < slots_max; t++) {
+		if (!fetch->nr_busy_tier[t])
+			continue;
+		unsigned max = TS_MIN(slots_max - nr_slots, (unsigned)TS_FAULT_DEPTH_MAX);
+		int nr = ts_store_reap(fetch->readers[t], done, max,
+				       nr_busy_tiers == 1 && !nr_slots ? wait_ms : 0);
+		for (int i = 0; i < nr; i++) {
+			struct ts_fetch_slot *slot = done[i]->user;
+			fetch->nr_busy_tier[t]--;
+			ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], ts_now_ns() - slot->get_ns);
+			if (may_pass(slot->get.status) && slot->nr_tries < TRIES_MAX &&
+			    ts_fetch_start(fetch, slot) > 0)
+				continue;
+			slots[nr_slots++] = slot;
+		}
+	}
+	return nr_slots;
+}
+
+int ts_fetch_poll_fd(struct ts_fetch *fetch, unsigned tier)
+{
+	return ts_store_reader_fd(fetch->readers[tier]);
+}
+
+int ts_fetch_wait(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
+{
+	TS_ASSERT(fetch->nr_busy == 1);
+	if (ts_fetch_start(fetch, slot) > 0) {
+		struct ts_fetch_slot *done = NULL;
+		while (ts_fetch_reap(fetch, &done, 1, -1) == 0)
+			;
+		TS_ASSERT(done == slot);
+	}
+	return slot->get.status;
+}
+
+int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot, uint32_t region_id,
+		    uint32_t page, struct ts_frame_head *head_out)
+{
+	ts_mono_ns start_ns = ts_now_ns();
+	const uint8_t *frame = (const uint8_t *)slot->get.buf + slot->get.off_bytes;
+	int rc = ts_decode(fetch->decoder, frame, slot->get.len_bytes, head_out, fetch->raw,
+			   fetch->engine->frame_raw_max);
+
+	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], ts_now_ns() - start_ns);
+	if (rc < 0)
+		return TS_ECORRUPT;
+	uint32_t bit = page - head_out->base_page;
+	if (head_out->region != region_id || page < head_out->base_page ||
+	    bit >= TS_FRAME_PAGES_MAX || !(head_out->page_bits >> bit & 1))
+		return TS_ECORRUPT;
+	return __builtin_popcountll(head_out->page_bits & ((UINT64_C(1) << bit) - 1));
+}

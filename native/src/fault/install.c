@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * install.c — installing pages, and the words that follow (install.h). */
+#include "fault/install.h"
+
+enum {
+	/* A page that comes back sooner than this after its frame was made should have stayed. */
+	REFAULT_MS = 60000,
+	/* A page that was refaulted this often is not worth keeping in a lower tier: it enters at
+	 * the top again (promotion). */
+	PROMOTE_REFAULTS = 2,
+};
+
+struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents)
+{
+	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	if (addr && (ts_word_load(&shard->region->words[page]) & TS_WORD_REMOVED))
+		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+	else if (addr)
+		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
+	ts_gate_unshare(&shard->gate);
+	return result;
+}
+
+struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page)
+{
+	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	if (addr)
+		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+	ts_gate_unshare(&shard->gate);
+	return result;
+}
+
+struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page)
+{
+	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	if (addr)
+		result = ts_uffd_poison(shard->uffd, addr, TS_PAGE_BYTES);
+	ts_gate_unshare(&shard->gate);
+	return result;
+}
+
+int ts_install_unguard(struct ts_shard *shard, uint32_t page)
+{
+	int rc = 0;
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	if (addr)
+		rc = ts_uffd_protect(shard->uffd, addr, TS_PAGE_BYTES, false);
+	ts_gate_unshare(&shard->gate);
+	return rc;
+}
+
+void ts_install_wake(struct ts_shard *shard, uint32_t page)
+{
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	/* Fails only for a range that is not mapped; an injected failure is tried once more. */
+	if (addr && ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES))
+		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
+	ts_gate_unshare(&shard->gate);
+}
+
+static void leave_frame(struct ts_engine *engine, uint32_t frame, unsigned tier)
+{
+	atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
+	ts_frames_unref(&engine->frames, frame);
+}
+
+void ts_install_finish(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+		       uint32_t frame, unsigned tier, ts_word to)
+{
+	ts_word_finish(&region->words[page], to);
+	leave_frame(engine, frame, tier);
+}
+
+void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+				uint32_t frame, unsigned tier, const void *contents)
+{
+	unsigned refaults = ts_heat_refaults(ts_heat_load(&region->heat[page]));
+
+	if (!contents || !engine->tiers[tier].is_keeping ||
+	    (tier > 0 && refaults >= PROMOTE_REFAULTS)) {
+		ts_install_finish(engine, region, page, frame, tier,
+				  ts_word_make(TS_RESIDENT, 0, 0));
+		return;
+	}
+	uint64_t seed = ts_kept_seed(&region->kept, page, frame);
+	ts_kept_note(&region->kept, page, ts_page_hash(contents, seed));
+	atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
+	ts_word_finish(&region->words[page], ts_word_make(TS_RESIDENT, TS_WORD_KEPT, frame));
+}
+
+void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+			uint32_t frame, unsigned tier)
+{
+	ts_word word = ts_word_make(TS_COMING, 0, frame);
+
+	if (!ts_word_swap(&region->words[page], &word, ts_word_make(TS_AWAY, 0, frame)))
+		ts_install_finish(engine, region, page, frame, tier, ts_word_make(TS_ZERO, 0, 0));
+}
+
+bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame)
+{
+	uint32_t tick = atomic_load_explicit(&engine->tick, memory_order_relaxed);
+	uint64_t age_ticks = ts_frame_age(ts_frames_load(&engine->frames, frame), tick);
+
+	return age_ticks * engine->tick_ms < REFAULT_MS;
+}
+
+/* Neighbours are worth having when the guest walks: this fault is next to, or in, one of the last few
+ * 64 KiB ranges that were asked for.  A lone fault gets its page alone. */
+static bool is_walk(struct ts_shard *shard, uint32_t range)
+{
+	bool is_near = false;
+
+	for (unsigned i = 0; i < TS_ARRAY_LEN(shard->recent_ranges); i++) {
+		uint32_t recent = atomic_load_explicit(&shard->recent_ranges[i],
+						       memory_order_relaxed);
+		is_near |= recent == range + 1 || recent == range || recent == range + 2;
+		if (recent == range + 1)
+			return is_near;
+	}
+	uint32_t hand = atomic_fetch_add_explicit(&shard->recent_hand, 1, memory_order_relaxed);
+	atomic_store_explicit(&shard->recent_ranges[hand % TS_ARRAY_LEN(shard->recent_ranges)],
+			      range + 1, memory_order_relaxed);
+	return is_near;
+}
+
+bool ts_install_wants_rest(struct ts_region *region, struct ts_shard *shard, uint32_t page,
+			   bool is_whole)
+{
+	/* Stored plus one, so that a zeroed slot names no range. */
+	bool is_near = is_walk(shard, page >> 4);
+
+	if (is_whole || region->restore == TS_RESTORE_RANGE)
+		return true;
+	return region->restore == TS_RESTORE_AUTO && is_near;
+}

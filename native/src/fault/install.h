@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * install.h — the last step back: ioctls on a page's present address, and the word that follows.
+ *
+ * Each ioctl shares the shard's gate from the look at the word's REMOVED flag to its end (page/gate.h).
+ */
+#ifndef TS_FAULT_INSTALL_H
+#define TS_FAULT_INSTALL_H
+
+#include "core/fetch.h"
+#include "os/uffd.h"
+
+/* Installs a page that the caller owns (COMING) and wakes its waiters; zeros if the guest gave it up. */
+struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents);
+struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page);
+struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page);
+/* Lifts a write protection and wakes; 0 or -errno. */
+int ts_install_unguard(struct ts_shard *shard, uint32_t page);
+void ts_install_wake(struct ts_shard *shard, uint32_t page);
+
+/* COMING from a frame -> `to`; the frame loses the page. */
+void ts_install_finish(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+		       uint32_t frame, unsigned tier, ts_word to);
+/* COMING from a frame -> RESIDENT.  The frame keeps its copy if the tier does that and contents (what
+ * was installed; NULL: about to be written) are given. */
+void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+				uint32_t frame, unsigned tier, const void *contents);
+/* COMING from a frame -> AWAY again: not now. */
+void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+			uint32_t frame, unsigned tier);
+
+/* Was the page evicted so recently that it should not have been? */
+bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame);
+
+/* Does the region's rule, and the faults of late, ask for the whole frame?  Notes this fault. */
+bool ts_install_wants_rest(struct ts_region *region, struct ts_shard *shard, uint32_t page,
+			   bool is_whole);
+/* Installs those pages of the slot's frame (decoded in fetch->raw) that are still AWAY in it. */
+void ts_install_rest(struct ts_engine *engine, struct ts_fetch *fetch,
+		     const struct ts_fetch_slot *slot, const struct ts_frame_head *head);
+
+#endif

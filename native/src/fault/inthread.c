@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * inthread.c — the SIGBUS handler (inthread.h).
+ *
+ * What the kernel gives us: UFFD_FEATURE_SIGBUS turns a fault of user-mode code into SIGBUS in the
+ * faulting thread; after the handler has returned the access is tried again.
+ * What that means here: the handler may use nothing that is not async-signal-safe.  It takes one of a
+ * fixed number of contexts, each with readers and buffers of its own, serves the page as a fault thread
+ * would, and gives the context back.  A SIGBUS that is not ours goes to the handler that was there.
+ */
+#include "fault/inthread.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+
+#include "fault/serve.h"
+
+enum { CONTEXTS = 4 };  /* a region; more threads than that wait for each other */
+
+struct inthread {
+	struct ts_region *region;
+	_Atomic uint32_t nr_inside;
+	atomic_bool is_busy[CONTEXTS];
+	struct ts_serve_ctx contexts[CONTEXTS];
+};
+
+static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards additions, removals. */
+static _Atomic(struct inthread *) table[TS_REGION_MAX];
+/* Threads between reading a table slot and having entered it. */
+static _Atomic uint32_t nr_looking;
+static struct sigaction previous;
+static bool is_installed;
+
+static struct ts_serve_ctx *acquire(struct inthread *inthread, unsigned *index_out)
+{
+	for (;; sched_yield())
+		for (unsigned i = 0; i < CONTEXTS; i++)
+			if (!atomic_exchange_explicit(&inthread->is_busy[i], true,
+						      memory_order_acquire)) {
+				*index_out = i;
+				return &inthread->contexts[i];
+			}
+}
+
+static bool is_ours(struct ts_region *region, uint64_t addr, struct ts_shard **shard_out,
+		    uint32_t *page_out)
+{
+	for (unsigned s = 0; s < region->nr_shards; s++) {
+		struct ts_shard *shard = &region->shards[s];
+		ts_gate_share(&shard->gate);
+		bool found = ts_shard_page(shard, addr, page_out);
+		ts_gate_unshare(&shard->gate);
+		*shard_out = shard;
+		if (found)
+			return true;
+	}
+	return false;
+}
+
+/* One page, to the end.  False: it is lost, and the signal is meant. */
+static bool serve(struct inthread *inthread, struct ts_shard *shard, uint32_t page)
+{
+	unsigned index;
+	ts_mono_ns start_ns = ts_now_ns();
+	struct ts_serve_ctx *ctx = acquire(inthread, &index);
+	enum ts_serve_outcome outcome;
+
+	do {
+		outcome = ts_serve_page(ctx, shard, page, 0, start_ns);
+		while (ctx->fetch.nr_busy)
+			ts_serve_reap(ctx, 100);
+		if (ctx->nr_later)
+			outcome = TS_SERVE_LATER;
+		ctx->nr_later = 0;
+		if (outcome == TS_SERVE_LATER || outcome == TS_SERVE_IGNORED)
+			sched_yield();
+	} while (outcome == TS_SERVE_LATER);
+	atomic_store_explicit(&inthread->is_busy[index], false, memory_order_release);
+	return !ts_word_is(ts_word_load(&shard->region->words[page]), TS_GONE);
+}
+
+static bool try_serve(uint64_t addr)
+{
+	struct ts_shard *shard;
+	bool is_served = false;
+	uint32_t page;
+
+	for (unsigned i = 0; i < TS_REGION_MAX && !is_served; i++) {
+		atomic_fetch_add(&nr_looking, 1);
+		struct inthread *inthread = atomic_load(&table[i]);
+		if (inthread)
+			atomic_fetch_add(&inthread->nr_inside, 1);
+		atomic_fetch_sub(&nr_looking, 1);
+		if (!inthread)
+			continue;
+		if (is_ours(inthread->region, addr, &shard, &page))
+			is_served = serve(inthread, shard, page);
+		atomic_fetch_sub(&inthread->nr_inside, 1);
+	}
+	return is_served;
+}
+
+static void chain(int signal, siginfo_t *info, void *context)
+{
+	if (previous.sa_flags & SA_SIGINFO) {
+		previous.sa_sigaction(signal, info, context);
+	} else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+		/* Ignoring would fault for ever: die of it, as without us. */
+		struct sigaction dfl = { .sa_handler = SIG_DFL };
+		sigaction(SIGBUS, &dfl, NULL);
+	} else {
+		previous.sa_handler(signal);
+	}
+}
+
+static void on_sigbus(int signal, siginfo_t *info, void *context)
+{
+	int saved_errno = errno;
+	uint64_t addr = (uintptr_t)info->si_addr & ~(uint64_t)(TS_PAGE_BYTES - 1);
+
+	if (!try_serve(addr))
+		chain(signal, info, context);
+	errno = saved_errno;
+}
+
+static int install_handler(void)
+{
+	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+
+	if (is_installed)
+		return 0;
+	sigemptyset(&action.sa_mask);
+	if (sigaction(SIGBUS, &action, &previous))
+		return -errno;
+	is_installed = true;
+	return 0;
+}
+
+static void destroy(struct inthread *inthread)
+{
+	for (unsigned i = 0; i < CONTEXTS; i++)
+		if (inthread->contexts[i].engine)
+			ts_serve_finish(&inthread->contexts[i]);
+	free(inthread);
+}
+
+int ts_inthread_add(struct ts_region *region)
+{
+	struct inthread *inthread = calloc(1, sizeof(*inthread));
+	int rc = inthread ? 0 : -ENOMEM;
+
+	if (rc)
+		return rc;
+	inthread->region = region;
+	for (unsigned i = 0; i < CONTEXTS && !rc; i++)
+		rc = ts_serve_init(&inthread->contexts[i], region->engine, 2);
+	TS_SCOPED_LOCK(&table_lock);
+	if (!rc)
+		rc = install_handler();
+	for (unsigned i = 0; i < TS_REGION_MAX && !rc; i++) {
+		if (atomic_load(&table[i]))
+			continue;
+		atomic_store(&table[i], inthread);
+		return 0;
+	}
+	destroy(inthread);
+	return rc ? rc : TS_ELIMIT;
+}
+
+void ts_inthread_remove(struct ts_region *region)
+{
+	TS_SCOPED_LOCK(&table_lock);
+	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
+		struct inthread *inthread = atomic_load(&table[i]);
+		if (!inthread || inthread->region != region)
+			continue;
+		atomic_store(&table[i], NULL);
+		/* The handler stays installed: it chains what it does not know. */
+		while (atomic_load(&nr_looking) || atomic_load(&inthread->nr_inside))
+			sched_yield();
+		destroy(inthread);
+		return;
+	}
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * serve.h — one page back: look up, claim, fetch, decode, verify, install, wake, the rest.
+ *
+ * Used by the fault threads (message mode), by faulting threads themselves (in-thread mode) and by
+ * prefetch and detach.  Each has a ts_serve of its own; they meet in the page words only.
+ */
+#ifndef TS_FAULT_SERVE_H
+#define TS_FAULT_SERVE_H
+
+#include "core/fetch.h"
+
+enum {
+	TS_SERVE_WRITE = 1,    /* the access was a write: its kept copy would be outdated at once */
+	TS_SERVE_PREFETCH = 2, /* nobody waits: counts as a prefetch, not as a fault */
+	TS_SERVE_WHOLE = 4,    /* restore the whole frame whatever the region's rule says */
+	TS_SERVE_GUARDED = 8,  /* a write that met the memfd guard, not a missing page */
+};
+
+enum ts_serve_outcome {
+	TS_SERVED,        /* resolved; the waiter is awake */
+	TS_SERVE_PENDING, /* a read is under way: ts_serve_reap() ends it */
+	TS_SERVE_LATER,   /* not now (an event is queued, all slots busy): call again */
+	TS_SERVE_IGNORED, /* whoever owns the page will wake the waiter */
+};
+
+struct ts_serve_ctx {
+	struct ts_fetch fetch;
+	struct ts_engine *engine;
+	uint8_t *page_buf;   /* for filled pages */
+	/* Reads that ended with "later": the caller asks for these pages again. */
+	struct ts_later {
+		struct ts_shard *shard;
+		uint32_t page, flags;
+		ts_mono_ns start_ns;
+	} later[TS_FAULT_DEPTH_MAX];
+	unsigned nr_later;
+};
+
+int ts_serve_init(struct ts_serve_ctx *ctx, struct ts_engine *engine, unsigned depth);
+void ts_serve_finish(struct ts_serve_ctx *ctx);
+
+/* Serves one page of the shard's region.  start_ns: when the fault was noticed. */
+enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page,
+				    uint32_t flags, ts_mono_ns start_ns);
+
+/* Ends reads that have completed; waits up to wait_ms for the first.  Returns how many ended. */
+unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms);
+
+#endif

@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * server.c — fault threads: wait, read, serve, reap, try again (server.h).
+ *
+ * Where the threads run: not pinned.  A fault wakes its handler from the faulting thread, which goes to
+ * sleep at once, and the scheduler then runs the handler on that CPU; a handler pinned elsewhere costs
+ * 28 to 46 us, and one pinned to each CPU disturbs all the others at each fault (bench/README.md).
+ *
+ * A thread's round: wait for a shard with messages or a store with results; read a batch of each shard
+ * that has some, events first; serve the faults; end the reads that have completed; try again what
+ * could not be done before.  What can't be done now (an event is queued, every slot is busy) waits in
+ * a ring of this thread; while the ring has no room for a batch the thread reads nothing, and the
+ * kernel keeps the messages.
+ */
+#include "fault/server.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "fault/forget.h"
+#include "fault/serve.h"
+#include "os/sys.h"
+#include "os/uffd.h"
+
+enum {
+	/* More than this on one userfaultfd only wake each other up. */
+	AUTO_THREADS_MAX = 4,
+	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
+};
+
+struct fault_thread {
+	struct ts_fault_server *server;
+	pthread_t thread;
+	bool is_started;
+	int cpu;                      /* -1: anywhere */
+	int kick_fd;
+	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the server's
+	 * list, made anew when that has changed). */
+	struct pollfd *polls;
+	struct ts_shard **shards;
+	unsigned nr_fixed, nr_shards;
+	uint64_t generation;
+	struct ts_serve_ctx serve;
+	struct ts_later pending[TS_DEFER_MAX];
+	unsigned nr_pending;
+	/* The region that this thread has seen to be leaving and holds nothing of. */
+	_Atomic(struct ts_region *) released;
+};
+
+struct ts_fault_server {
+	struct ts_engine *engine;
+	unsigned nr_threads;
+	atomic_bool is_stopping;
+	_Atomic(struct ts_region *) leaving;
+	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has changed. */
+	pthread_mutex_t list_lock;
+	_Atomic uint64_t generation;
+	unsigned nr_shards;
+	struct ts_shard *shards[SHARDS_MAX];
+	struct fault_thread threads[];
+};
+
+static void kick(struct fault_thread *thread)
+{
+	uint64_t one = 1;
+
+	/* The counter can't overflow: it is read every round. */
+	(void)!write(thread->kick_fd, &one, sizeof(one));
+}
+
+/* ---- Serving ---------------------------------------------------------------------------- */
+
+static void push_pending(struct fault_thread *thread, struct ts_later later)
+{
+	TS_ASSERT(thread->nr_pending < TS_DEFER_MAX);
+	thread->pending[thread->nr_pending++] = later;
+}
+
+static void serve(struct fault_thread *thread, struct ts_later fault)
+{
+	if (ts_serve_page(&thread->serve, fault.shard, fault.page, fault.flags, fault.start_ns) ==
+	    TS_SERVE_LATER)
+		push_pending(thread, fault);
+}
+
+static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
+			 const struct uffd_msg *msg, ts_mono_ns start_ns)
+{
+	uint64_t addr = msg->arg.pagefault.address & ~(uint64_t)(TS_PAGE_BYTES - 1);
+	uint64_t kernel_flags = msg->arg.pagefault.flags;
+	struct ts_later fault = { .shard = shard, .start_ns = start_ns };
+
+	ts_gate_share(&shard->gate);
+	bool is_ours = ts_shard_page(shard, addr, &fault.page);
+	ts_gate_unshare(&shard->gate);
+	if (!is_ours) {
+		/* Unmapped since the message was sent; the kernel has its own answer. */
+		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
+		return;
+	}
+	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WRITE)
+		fault.flags |= TS_SERVE_WRITE;
+	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WP)
+		fault.flags |= TS_SERVE_GUARDED;
+	serve(thread, fault);
+}
+
+static void read_shard(struct fault_thread *thread, struct ts_shard *shard)
+{
+	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
+
+	if (thread->nr_pending + TS_FAULT_BATCH_MAX + TS_FAULT_DEPTH_MAX > TS_DEFER_MAX)
+		return;
+	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
+	ts_mono_ns start_ns = ts_now_ns();
+	for (int i = 0; i < nr_faults; i++)
+		handle_fault(thread, shard, &faults[i], start_ns);
+}
+
+static void retry_pending(struct fault_thread *thread)
+{
+	struct ts_serve_ctx *ctx = &thread->serve;
+	unsigned nr_pending = thread->nr_pending;
+
+	thread->nr_pending = 0;
+	for (unsigned i = 0; i < nr_pending; i++)
+		serve(thread, thread->pending[i]);
+	for (unsigned i = 0; i < ctx->nr_later; i++)
+		push_pending(thread, ctx->later[i]);
+	ctx->nr_later = 0;
+}
+
+/* ---- Waiting ---------------------------------------------------------------------------- */
+
+static void refresh_list(struct fault_thread *thread)
+{
+	struct ts_fault_server *server = thread->server;
+
+	if (thread->generation == atomic_load_explicit(&server->generation, memory_order_acquire))
+		return;
+	TS_SCOPED_LOCK(&server->list_lock);
+	thread->generation = atomic_load(&server->generation);
+	thread->nr_shards = server->nr_shards;
+	memcpy(thread->shards, server->shards, server->nr_shards * sizeof(server->shards[0]));
+	for (unsigned i = 0; i < thread->nr_shards; i++)
+		thread->polls[thread->nr_fixed + i] = (struct pollfd){ thread->shards[i]->uffd, POLLIN, 0 };
+}
+
+/* Not epoll: with several threads waiting, one that polls is woken on the CPU of the fault when the
+ * scheduler may choose; an epoll instance adds a hop that loses this. */
+static int wait_events(struct fault_thread *thread)
+{
+	uint32_t spin_us = thread->server->engine->options.spin_us;
+	nfds_t nr_polls = thread->nr_fixed + thread->nr_shards;
+
+	if (thread->nr_pending) {
+		/* What it waits for is another thread's work: an event to be read, a store to answer. */
+		sched_yield();
+		return poll(thread->polls, nr_polls, 0);
+	}
+	if (spin_us) {
+		ts_mono_ns until_ns = ts_now_ns() + (ts_mono_ns)spin_us * 1000;
+		do {
+			int nr_events = poll(thread->polls, nr_polls, 0);
+			if (nr_events)
+				return nr_events;
+		} while (ts_now_ns() < until_ns);
+	}
+	return poll(thread->polls, nr_polls, -1);
+}
+
+static bool holds_region(const struct fault_thread *thread, const struct ts_region *region)
+{
+	for (unsigned i = 0; i < thread->nr_pending; i++)
+		if (thread->pending[i].shard->region == region)
+			return true;
+	for (unsigned i = 0; i < thread->serve.fetch.depth; i++)
+		if (thread->serve.fetch.slots[i].is_busy &&
+		    thread->serve.fetch.slots[i].shard->region == region)
+			return true;
+	return false;
+}
+
+static void note_leaving(struct fault_thread *thread)
+{
+	struct ts_region *leaving = atomic_load(&thread->server->leaving);
+
+	/* With an old list it might still read the region's messages in the next round. */
+	if (leaving && thread->generation == atomic_load(&thread->server->generation) && !holds_region(thread, leaving))
+		atomic_store(&thread->released, leaving);
+}
+
+static void pin(const struct fault_thread *thread)
+{
+	cpu_set_t set;
+
+	if (thread->cpu < 0)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET((size_t)thread->cpu, &set);
+	/* A CPU that is not ours any more: the scheduler's choice is right, too, only slower. */
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+static void round_of_work(struct fault_thread *thread)
+{
+	refresh_list(thread);
+	int nr_events = wait_events(thread);
+	if (nr_events > 0 && thread->polls[0].revents) {
+		uint64_t ignored;
+		(void)!read(thread->kick_fd, &ignored, sizeof(ignored));
+	}
+	for (unsigned i = 0; nr_events > 0 && i < thread->nr_shards; i++)
+		if (thread->polls[thread->nr_fixed + i].revents)
+			read_shard(thread, thread->shards[i]);
+	if (thread->serve.fetch.nr_busy)
+		ts_serve_reap(&thread->serve, 0);
+	if (thread->nr_pending || thread->serve.nr_later)
+		retry_pending(thread);
+	note_leaving(thread);
+}
+
+static void *run(void *arg)
+{
+	struct fault_thread *thread = arg;
+
+	pin(thread);
+	while (!atomic_load_explicit(&thread->server->is_stopping, memory_order_relaxed))
+		round_of_work(thread);
+	/* Reads that are under way end before their buffers go. */
+	while (thread->serve.fetch.nr_busy)
+		ts_serve_reap(&thread->serve, 100);
+	return NULL;
+}
+
+/* ---- Life ------------------------------------------------------------------------------- */
+
+static int prepare_thread(struct fault_thread *thread)
+{
+	struct ts_engine *engine = thread->server->engine;
+
+	thread->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (thread->kick_fd < 0)
+		return ts_fail(-errno, "fault thread: eventfd: %m");
+	thread->polls = calloc(1 + TS_TIER_MAX + SHARDS_MAX, sizeof(*thread->polls));
+	thread->shards = calloc(SHARDS_MAX, sizeof(struct ts_shard *));
+	if (!thread->polls || !thread->shards)
+		return ts_fail(-ENOMEM, "fault thread: out of memory");
+	int rc = ts_serve_init(&thread->serve, engine, TS_FAULT_DEPTH_MAX);
+	if (rc)
+		return rc;
+	thread->polls[thread->nr_fixed++] = (struct pollfd){ thread->kick_fd, POLLIN, 0 };
+	for (unsigned t = 0; t < engine->nr_tiers; t++) {
+		int fd = ts_fetch_poll_fd(&thread->serve.fetch, t);
+		if (fd >= 0)
+			thread->polls[thread->nr_fixed++] = (struct pollfd){ fd, POLLIN, 0 };
+	}
+	return 0;
+}
+
+static int start_thread(struct fault_thread *thread, unsigned index)
+{
+	sigset_t all, before;
+	char name[16];
+	int rc = prepare_thread(thread);
+
+	if (rc)
+		return rc;
+	/* The host's signal handlers have no business on these threads. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rc = TS_INJECT(TS_SITE_THREAD) ? errno : pthread_create(&thread->thread, NULL, run, thread);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rc)
+		return ts_fail(-rc, "fault thread: pthread_create: %s", strerror(rc));
+	thread->is_started = true;
+	snprintf(name, sizeof(name), "ts-fault-%u", index);
+	pthread_setname_np(thread->thread, name);
+	return 0;
+}
+
+/* Fills cpus[] with where the threads shall run; returns how many there shall be. */
+static unsigned place(const struct ts_engine_options *options, int *cpus)
+{
+	unsigned nr_cpus = 0, nr_threads = options->nr_fault_threads;
+	cpu_set_t ours;
+
+	for (int cpu = 0; cpu < 64 && options->placement == TS_PLACEMENT_FIXED; cpu++)
+		if (options->fault_cpus >> cpu & 1 && nr_cpus < TS_FAULT_THREAD_MAX)
+			cpus[nr_cpus++] = cpu;
+	if (!nr_threads && nr_cpus)
+		nr_threads = nr_cpus;
+	if (!nr_threads && !sched_getaffinity(0, sizeof(ours), &ours))
+		nr_threads = TS_MIN((unsigned)CPU_COUNT(&ours), (unsigned)AUTO_THREADS_MAX);
+	nr_threads = TS_MAX(nr_threads, 1);
+	nr_threads = TS_MIN(nr_threads, (unsigned)TS_FAULT_THREAD_MAX);
+	for (unsigned i = nr_cpus; i < nr_threads; i++)
+		cpus[i] = nr_cpus ? cpus[i % nr_cpus] : -1;
+	return nr_threads;
+}
+
+int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **server_out)
+{
+	int cpus[TS_FAULT_THREAD_MAX];
+	unsigned nr_threads = place(&engine->options, cpus);
+	struct ts_fault_server *server = calloc(1, sizeof(*server) +
+						nr_threads * sizeof(server->threads[0]));
+
+	if (!server)
+		return -ENOMEM;
+	server->engine = engine;
+	pthread_mutex_init(&server->list_lock, NULL);
+	for (unsigned i = 0; i < nr_threads; i++) {
+		struct fault_thread *thread = &server->threads[i];
+		*thread = (struct fault_thread){ .server = server, .cpu = cpus[i],
+						 .kick_fd = -1 };
+		server->nr_threads++;
+		int rc = start_thread(thread, i);
+		if (rc) {
+			ts_fault_server_destroy(server);
+			return rc;
+		}
+	}
+	*server_out = server;
+	return 0;
+}
+
+static void finish_thread(struct fault_thread *thread)
+{
+	if (thread->is_started)
+		pthread_join(thread->thread, NULL);
+	if (thread->serve.engine)
+		ts_serve_finish(&thread->serve);
+	if (thread->kick_fd >= 0)
+		close(thread->kick_fd);
+	free(thread->polls);
+	free(thread->shards);
+}
+
+void ts_fault_server_destroy(struct ts_fault_server *server)
+{
+	if (!server)
+		return;
+	atomic_store(&server->is_stopping, true);
+	for (unsigned i = 0; i < server->nr_threads; i++)
+		if (server->threads[i].is_started)
+			kick(&server->threads[i]);
+	for (unsigned i = 0; i < server->nr_threads; i++)
+		finish_thread(&server->threads[i]);
+	pthread_mutex_destroy(&server->list_lock);
+	free(server);
+}
+
+static void list_changed(struct ts_fault_server *server)
+{
+	atomic_fetch_add_explicit(&server->generation, 1, memory_order_release);
+	for (unsigned i = 0; i < server->nr_threads; i++)
+		kick(&server->threads[i]);
+}
+
+int ts_fault_server_add(struct ts_fault_server *server, struct ts_region *region)
+{
+	pthread_mutex_lock(&server->list_lock);
+	bool has_room = server->nr_shards + region->nr_shards <= SHARDS_MAX;
+	for (unsigned s = 0; has_room && s < region->nr_shards; s++)
+		server->shards[server->nr_shards++] = &region->shards[s];
+	pthread_mutex_unlock(&server->list_lock);
+	list_changed(server);
+	return has_room ? 0 : TS_ELIMIT;
+}
+
+static void unlist(struct ts_fault_server *server, const struct ts_region *region)
+{
+	unsigned nr_kept = 0;
+
+	TS_SCOPED_LOCK(&server->list_lock);
+	for (unsigned i = 0; i < server->nr_shards; i++)
+		if (server->shards[i]->region != region)
+			server->shards[nr_kept++] = server->shards[i];
+	server->nr_shards = nr_kept;
+}
+
+void ts_fault_server_remove(struct ts_fault_server *server, struct ts_region *region)
+{
+	struct timespec pause = { .tv_nsec = 100000 };
+
+	unlist(server, region);
+	/* The list first: a thread that reports the region released has fetched the new list in the
+	 * same round. */
+	for (unsigned i = 0; i < server->nr_threads; i++)
+		atomic_store(&server->threads[i].released, NULL);
+	list_changed(server);
+	atomic_store(&server->leaving, region);
+	for (unsigned i = 0; i < server->nr_threads; i++)
+		while (atomic_load(&server->threads[i].released) != region) {
+			kick(&server->threads[i]);
+			nanosleep(&pause, NULL);
+		}
+	atomic_store(&server->leaving, NULL);
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * anon.c — private anonymous memory: pages are moved out of the guest and back.
+ *
+ * What the kernel gives us: UFFDIO_MOVE (6.8) takes a page out of the guest's page table and puts it into
+ * ours, atomically, without a fault, also from write-protected entries, whose protection it drops.  It is
+ * issued on the staging area's userfaultfd: the destination must be registered there, and an event
+ * queued on the guest's does not disturb it.
+ * What that means here: once moved, a page can't change under the encoder; a touch is a MISSING fault,
+ * which the fault server answers with a copy of the slot while the word says LEAVING.
+ * What can go wrong: a hole (the guest freed the page lazily): nothing to store, the page is ZERO; a page
+ * that can't be moved (EBUSY: pinned, or shared with a child): it stays.
+ */
+#include <string.h>
+
+#include "memory/memory.h"
+#include "memory/staging.h"
+#include "os/uffd.h"
+#include "page/frames.h"
+#include "util/hook.h"
+
+/* Pages one MOVE takes: the gate is shared, and so events wait, for the length of the call (0.2 us a
+ * page, 1 us alone).  A whole huge page is moved as one. */
+enum { RUN_MAX = 64, RETRY_MAX = 100 };
+
+static void mark_hole(struct ts_batch *batch, unsigned i)
+{
+	if (!ts_batch_swap_owned(batch, i, ts_word_make(TS_ZERO, 0, 0)))
+		batch->nr_cancelled++;
+	ts_batch_drop_kept(batch, i);
+	ts_pageset_remove(&batch->owned, i);
+}
+
+/* The page at which MOVE stopped. */
+static void move_stopped(struct ts_batch *batch, unsigned i, const struct ts_uffd_result *result)
+{
+	if (result->outcome == TS_UFFD_ABSENT) {
+		mark_hole(batch, i);
+		return;
+	}
+	ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], 1);
+	ts_batch_disown(batch, i);
+}
+
+static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
+		     uint64_t addr)
+{
+	unsigned end = i + nr_pages, nr_retries = 0;
+
+	while (i < end) {
+		struct ts_uffd_result result = ts_uffd_move(
+			batch->staging->uffd, (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT),
+			addr, (uint64_t)(end - i) << TS_PAGE_SHIFT);
+		i += (unsigned)(result.done_bytes >> TS_PAGE_SHIFT);
+		addr += result.done_bytes;
+		if (i == end)
+			return;
+		/* After a short answer the next call tells why; a race in the kernel passes. */
+		if (result.outcome == TS_UFFD_RETRY &&
+		    (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
+			continue;
+		/* With the gate shared no event is handled, so `owned` and the words still agree,
+		 * except for pages that a stale fault holds for a moment; disown waits for it. */
+		move_stopped(batch, i, &result);
+		i++;
+		addr += TS_PAGE_BYTES;
+	}
+}
+
+/* Pages whose word had left LEAVING before they were moved: their slots are empty. */
+static void drop_lost(struct ts_batch *batch)
+{
+	TS_PAGESET_EACH(i, &batch->owned) {
+		if (ts_word_load(ts_batch_word(batch, i)) == ts_batch_leaving(batch, i))
+			continue;
+		if (ts_batch_swap_owned(batch, i, ts_batch_leaving(batch, i)))
+			continue;
+		batch->nr_cancelled++;
+		ts_batch_drop_kept(batch, i);
+		ts_pageset_remove(&batch->owned, i);
+	}
+}
+
+static void wake_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
+		     uint64_t addr)
+{
+	(void)batch;
+	(void)i;
+	(void)ts_uffd_wake(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT);
+}
+
+static void take(struct ts_batch *batch)
+{
+	struct ts_pageset moved;
+
+	drop_lost(batch);
+	moved = batch->owned;
+	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, move_run);
+	/* MOVE wakes nobody on its source. */
+	moved = batch->owned;
+	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, wake_run);
+}
+
+static void release(struct ts_batch *batch)
+{
+	/* The words never carried RELEASING: a fault needs nothing from the slot once the page is
+	 * AWAY.  The segment is emptied when the batch ends. */
+	batch->releasing = (struct ts_pageset){ { 0 } };
+}
+
+/* Back where it came from.  COPY for the rare address that MOVE refuses because of a marker. */
+static struct ts_uffd_result install_back(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
+					  uint64_t addr)
+{
+	const uint8_t *slot = batch->data + ((uint64_t)i << TS_PAGE_SHIFT);
+	struct ts_uffd_result result = ts_uffd_move(shard->uffd, addr, (uintptr_t)slot,
+						    TS_PAGE_BYTES);
+
+	if (result.outcome == TS_UFFD_PRESENT || result.outcome == TS_UFFD_BUSY ||
+	    result.outcome == TS_UFFD_FAILED)
+		result = ts_uffd_copy(shard->uffd, addr, slot, TS_PAGE_BYTES);
+	return result;
+}
+
+/* One try; false: later. */
+static bool try_give_back(struct ts_batch *batch, unsigned i)
+{
+	struct ts_shard *shard = ts_region_shard(batch->region, batch->first_page);
+	ts_word_slot *word = ts_batch_word(batch, i);
+	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, batch->first_page + i, NULL);
+	if (addr && (ts_word_load(word) & TS_WORD_REMOVED))
+		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+	else if (addr)
+		result = install_back(batch, shard, i, addr);
+	ts_gate_unshare(&shard->gate);
+
+	switch (result.outcome) {
+	case TS_UFFD_DONE:
+	case TS_UFFD_PRESENT:
+		ts_word_finish(word, ts_word_make(TS_RESIDENT, 0, 0));
+		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
+		return true;
+	case TS_UFFD_GONE:
+	case TS_UFFD_ABSENT:
+		ts_word_finish(word, ts_word_make(TS_GONE, 0, 0));
+		return true;
+	case TS_UFFD_RETRY:
+	case TS_UFFD_BUSY:
+	case TS_UFFD_FAILED:
+		return false;
+	}
+	return false;
+}
+
+/* Until it succeeds: the slot holds the only copy.  What it waits for is an event to be read, or the
+ * kernel to find a page of memory. */
+static void give_back(struct ts_batch *batch)
+{
+	TS_PAGESET_EACH(i, &batch->owned) {
+		ts_word coming = ts_word_make(TS_COMING, TS_WORD_STAGED, ts_batch_slot(batch, i));
+		if (ts_batch_swap_owned(batch, i, coming)) {
+			struct timespec pause = { .tv_nsec = 100000 };
+			while (!try_give_back(batch, i))
+				nanosleep(&pause, NULL);
+		}
+		ts_batch_drop_kept(batch, i);
+		ts_pageset_remove(&batch->owned, i);
+	}
+}
+
+const struct ts_memory_ops ts_memory_anon_ops = {
+	.name = "anon",
+	.has_probation = true,
+	.take = take,
+	.release = release,
+	.give_back = give_back,
+};

@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * pagemap.c — PAGEMAP_SCAN (pagemap.h). */
+#include "os/pagemap.h"
+
+#include "os/sys.h"
+#include "util/base.h"
+
+enum { RUNS_MAX = 256 };  /* regions a call: 6 KiB of stack */
+
+int ts_pagemap_open(void)
+{
+	if (TS_INJECT(TS_SITE_OPEN))
+		return -errno;
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	return fd >= 0 ? fd : -errno;
+}
+
+/* The ioctl returns the number of regions, which ts_sys_ioctl() does not hand on. */
+static long scan_once(int fd, struct pm_scan_arg *arg)
+{
+	if (TS_INJECT(TS_SITE_IOCTL_SCAN))
+		return -errno;
+	long nr_runs = ioctl(fd, PAGEMAP_SCAN, arg);
+	return nr_runs < 0 ? -errno : nr_runs;
+}
+
+int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_scan_filter *filter,
+		    ts_scan_fn fn, void *user)
+{
+	struct page_region runs[RUNS_MAX];
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = addr,
+		.end = addr + len_bytes,
+		.vec = (uintptr_t)runs,
+		.vec_len = RUNS_MAX,
+		.category_mask = filter->mask,
+		.category_inverted = filter->inverted,
+		.category_anyof_mask = filter->anyof,
+		/* One bit is enough to make the kernel report a page; more would split runs. */
+		.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	};
+
+	while (arg.start < arg.end) {
+		long nr_runs = scan_once(fd, &arg);
+		if (nr_runs < 0)
+			return (int)nr_runs;
+		for (long i = 0; i < nr_runs; i++)
+			fn(user, runs[i].start, runs[i].end - runs[i].start);
+		if (arg.walk_end <= arg.start)
+			return -EIO;
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}
+
+int ts_pagemap_protect_written(int fd, uint64_t addr, uint64_t len_bytes)
+{
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+		.start = addr,
+		.end = addr + len_bytes,
+		.category_mask = PAGE_IS_WRITTEN | PAGE_IS_PRESENT,
+	};
+
+	while (arg.start < arg.end) {
+		long rc = scan_once(fd, &arg);
+		if (rc < 0)
+			return (int)rc;
+		if (arg.walk_end <= arg.start)
+			return -EIO;
+		arg.start = arg.walk_end;
+	}
+	return 0;
+}

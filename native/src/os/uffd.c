@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * uffd.c — userfaultfd's ioctls (uffd.h). */
+#include "os/uffd.h"
+
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "os/sys.h"
+#include "util/base.h"
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+
+static int open_raw(void)
+{
+	if (TS_INJECT(TS_SITE_OPEN))
+		return -errno;
+	int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+	if (dev >= 0) {
+		int fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+		int error = errno;
+		close(dev);
+		if (fd >= 0)
+			return fd;
+		errno = error;
+	}
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	return fd >= 0 ? fd : -errno;
+}
+
+int ts_uffd_open(uint64_t features)
+{
+	int fd = open_raw();
+	if (fd == -EPERM || fd == -EACCES)
+		return ts_fail(TS_EPERMISSION, "userfaultfd: not permitted; run with CAP_SYS_PTRACE, "
+			       "give access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd=1");
+	if (fd < 0)
+		return ts_fail(TS_EUNSUPPORTED, "userfaultfd: %s; the kernel needs CONFIG_USERFAULTFD",
+			       strerror(-fd));
+	struct uffdio_api api = { .api = UFFD_API, .features = features };
+	int error = ts_sys_ioctl(TS_SITE_IOCTL_API, fd, UFFDIO_API, &api);
+	if (error) {
+		close(fd);
+		return ts_fail(TS_EUNSUPPORTED, "UFFDIO_API: features 0x%llx: %s; `tierstore probe` "
+			       "names what this kernel lacks", (unsigned long long)features,
+			       strerror(-error));
+	}
+	return fd;
+}
+
+int ts_uffd_register(int uffd, uint64_t addr, uint64_t len_bytes, uint64_t modes)
+{
+	struct uffdio_register reg = { .range = { addr, len_bytes }, .mode = modes };
+	return ts_sys_ioctl(TS_SITE_IOCTL_REGISTER, uffd, UFFDIO_REGISTER, &reg);
+}
+
+int ts_uffd_unregister(int uffd, uint64_t addr, uint64_t len_bytes)
+{
+	struct uffdio_range range = { addr, len_bytes };
+	return ts_sys_ioctl(TS_SITE_IOCTL_REGISTER, uffd, UFFDIO_UNREGISTER, &range);
+}
+
+static enum ts_uffd_outcome outcome_of(int error)
+{
+	switch (error) {
+	case 0: return TS_UFFD_DONE;
+	case -EAGAIN: return TS_UFFD_RETRY;
+	case -EEXIST: return TS_UFFD_PRESENT;
+	case -EBUSY: return TS_UFFD_BUSY;
+	case -ENOENT:
+	case -ESRCH: return TS_UFFD_GONE;
+	default: return TS_UFFD_FAILED;
+	}
+}
+
+/* `rc` is what ioctl said (0 or -errno), `field` the signed answer in the struct: bytes done, or
+ * -errno when nothing was done; 0 when the kernel did not get so far as to write it.  A short
+ * answer comes with EAGAIN whatever stopped it; the caller's next call learns the reason. */
+static struct ts_uffd_result classify(int rc, int64_t field, uint64_t len_bytes)
+{
+	struct ts_uffd_result result = { .error = rc };
+
+	if (field > 0)
+		result.done_bytes = (uint64_t)field;
+	if (rc == 0 && result.done_bytes < len_bytes)
+		rc = -EAGAIN;
+	else if (rc != 0 && field < 0)
+		rc = (int)field;
+	result.outcome = outcome_of(rc);
+	result.error = rc;
+	return result;
+}
+
+struct ts_uffd_result ts_uffd_copy(int uffd, uint64_t dst, const void *src, uint64_t len_bytes)
+{
+	struct uffdio_copy copy = { .dst = dst, .src = (uintptr_t)src, .len = len_bytes };
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_COPY, uffd, UFFDIO_COPY, &copy);
+	return classify(rc, copy.copy, len_bytes);
+}
+
+struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst, uint64_t len_bytes)
+{
+	struct uffdio_zeropage zero = { .range = { dst, len_bytes } };
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_ZEROPAGE, uffd, UFFDIO_ZEROPAGE, &zero);
+	return classify(rc, zero.zeropage, len_bytes);
+}
+
+struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst, uint64_t len_bytes)
+{
+	struct uffdio_poison poison = { .range = { dst, len_bytes } };
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_POISON, uffd, UFFDIO_POISON, &poison);
+	return classify(rc, poison.updated, len_bytes);
+}
+
+struct ts_uffd_result ts_uffd_move(int uffd, uint64_t dst, uint64_t src, uint64_t len_bytes)
+{
+	struct uffdio_move move = { .dst = dst, .src = src, .len = len_bytes };
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_MOVE, uffd, UFFDIO_MOVE, &move);
+	struct ts_uffd_result result = classify(rc, move.move, len_bytes);
+
+	/* For MOVE the kernel says ENOENT of a hole in the source, not of a missing VMA. */
+	if (result.error == -ENOENT)
+		result.outcome = TS_UFFD_ABSENT;
+	return result;
+}
+
+int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
+{
+	struct uffdio_writeprotect wp = { .range = { addr, len_bytes },
+					  .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
+	return ts_sys_ioctl(TS_SITE_IOCTL_WP, uffd, UFFDIO_WRITEPROTECT, &wp);
+}
+
+int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes)
+{
+	struct uffdio_range range = { addr, len_bytes };
+	return ts_sys_ioctl(TS_SITE_IOCTL_WAKE, uffd, UFFDIO_WAKE, &range);
+}

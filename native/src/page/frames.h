@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * frames.h — the table of frames: 32 bits each, and one bit of the allocation map.
+ *
+ *   bits 0..3    tier
+ *   bits 4..11   refs: pages whose word names the frame, plus temporary references
+ *   bits 12..18  pages the frame was made of (1..64); 0: the keeper is deleting it
+ *   bits 19..30  birth, in ticks (engine clock, modulo 4096)
+ *   bit  31      in use
+ *
+ * A frame never changes tier or contents.  A reference is held by each page word that names it
+ * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  The thread that drops the
+ * last one hands the id to the dead list; the keeper deletes the frame from its store and only then
+ * frees the id, so an id is never reused while its old bytes can still be read.
+ */
+#ifndef TS_PAGE_FRAMES_H
+#define TS_PAGE_FRAMES_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/limits.h"
+
+struct ts_frames {
+	_Atomic uint32_t *entries;
+	uint64_t *used_map;          /* one bit an id; guarded by lock */
+	uint32_t nr_ids;             /* ids are 1 .. nr_ids - 1; 0 is never used */
+	uint32_t hand;               /* where the next search starts; guarded by lock */
+	_Atomic uint32_t id_end;     /* no id >= this was ever used: the keeper's sweeps stop there */
+	_Atomic uint32_t nr_used;
+	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */
+
+	/* Dead frames on their way to the keeper: a bounded ring that any thread may push to.
+	 * When it is full nothing is lost: the frame stays in the table with refs == 0, is_overflown
+	 * is set, and the keeper sweeps the table. */
+	_Atomic uint32_t *dead_ring;
+	_Atomic uint64_t dead_head, dead_tail;
+	atomic_bool is_overflown;
+};
+
+enum { TS_DEAD_RING_LEN = 1 << 16 };
+
+int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids);
+void ts_frames_finish(struct ts_frames *frames);
+
+/* A new frame with one reference.  Its id, or TS_ELIMIT. */
+int64_t ts_frames_alloc(struct ts_frames *frames, unsigned tier, unsigned nr_pages, uint32_t tick);
+/* Keeper only: the store has deleted it (or never had it). */
+void ts_frames_free(struct ts_frames *frames, uint32_t id);
+
+/* Takes a reference; the caller holds one, or the page word that names it can't change. */
+void ts_frames_ref(struct ts_frames *frames, uint32_t id);
+/* Takes a reference unless the frame is dead, free, or not of this tier. */
+bool ts_frames_try_ref(struct ts_frames *frames, uint32_t id, unsigned tier);
+/* Any thread, also on the fault path. */
+void ts_frames_unref(struct ts_frames *frames, uint32_t id);
+
+/* A dead frame and what its entry was. */
+struct ts_dead_frame {
+	uint32_t id, entry;
+};
+/* Takes up to dead_max dead frames off the list.  Keeper only. */
+unsigned ts_frames_take_dead(struct ts_frames *frames, struct ts_dead_frame *dead,
+			     unsigned dead_max);
+
+static inline uint32_t ts_frames_load(struct ts_frames *frames, uint32_t id)
+{
+	return atomic_load_explicit(&frames->entries[id], memory_order_acquire);
+}
+static inline unsigned ts_frame_tier(uint32_t entry) { return entry & 15; }
+static inline unsigned ts_frame_refs(uint32_t entry) { return entry >> 4 & 255; }
+static inline unsigned ts_frame_nr_pages(uint32_t entry) { return entry >> 12 & 127; }
+static inline unsigned ts_frame_birth(uint32_t entry) { return entry >> 19 & 4095; }
+static inline bool ts_frame_is_used(uint32_t entry) { return entry >> 31; }
+/* Ticks since birth, at most 4095. */
+static inline unsigned ts_frame_age(uint32_t entry, uint32_t tick)
+{
+	return (tick - ts_frame_birth(entry)) & 4095;
+}
+
+/* RAM that the table occupies, touched parts only. */
+uint64_t ts_frames_bytes(struct ts_frames *frames);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * region.c — pages and addresses of a region (region.h). */
+#include "page/region.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "os/sys.h"
+
+int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret)
+{
+	region->nr_pages = nr_pages;
+	region->words = ts_sys_alloc_pages((size_t)nr_pages * sizeof(ts_word));
+	region->heat = ts_sys_alloc_pages((size_t)nr_pages * sizeof(ts_heat));
+	if (!region->words || !region->heat || ts_kept_init(&region->kept, nr_pages, secret)) {
+		ts_region_pages_finish(region);
+		return -ENOMEM;
+	}
+	for (uint32_t page = 0; page < nr_pages; page++)
+		atomic_store_explicit(&region->words[page], ts_word_make(TS_ZERO, 0, 0),
+				      memory_order_relaxed);
+	return 0;
+}
+
+void ts_region_pages_finish(struct ts_region *region)
+{
+	ts_sys_free_pages((void *)region->words, (size_t)region->nr_pages * sizeof(ts_word));
+	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages * sizeof(ts_heat));
+	ts_kept_finish(&region->kept);
+	region->words = NULL;
+	region->heat = NULL;
+}
+
+uint64_t ts_region_pages_bytes(const struct ts_region *region)
+{
+	return (uint64_t)region->nr_pages * (sizeof(ts_word) + sizeof(ts_heat)) +
+	       ts_kept_bytes(&region->kept);
+}
+
+bool ts_region_enter(struct ts_region *region)
+{
+	atomic_fetch_add(&region->nr_users, 1);
+	if (!atomic_load(&region->is_draining))
+		return true;
+	atomic_fetch_sub(&region->nr_users, 1);
+	return false;
+}
+
+void ts_region_leave(struct ts_region *region)
+{
+	uint32_t before = atomic_fetch_sub(&region->nr_users, 1);
+	TS_ASSERT(before > 0);
+}
+
+uint64_t ts_shard_addr(const struct ts_shard *shard, uint32_t page, uint32_t *run_out)
+{
+	for (unsigned i = 0; i < shard->nr_extents; i++) {
+		const struct ts_extent *extent = &shard->extents[i];
+		uint32_t idx = page - extent->first_page;
+		if (page < extent->first_page || idx >= extent->nr_pages)
+			continue;
+		if (run_out)
+			*run_out = extent->nr_pages - idx;
+		return extent->addr + ((uint64_t)idx << TS_PAGE_SHIFT);
+	}
+	return 0;
+}
+
+bool ts_shard_page(const struct ts_shard *shard, uint64_t addr, uint32_t *page_out)
+{
+	for (unsigned i = 0; i < shard->nr_extents; i++) {
+		const struct ts_extent *extent = &shard->extents[i];
+		uint64_t idx = (addr - extent->addr) >> TS_PAGE_SHIFT;
+		if (addr < extent->addr || idx >= extent->nr_pages)
+			continue;
+		*page_out = extent->first_page + (uint32_t)idx;
+		return true;
+	}
+	return false;
+}
+
+/* Cuts [addr, addr + len) out of every extent; the pieces cut out go to `out`, if given.  Works on a
+ * copy, so that a bound that is met leaves the shard as it was. */
+static bool cut(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes, struct ts_extent *out,
+		unsigned *nr_out)
+{
+	struct ts_extent rest[TS_EXTENT_MAX];
+	unsigned nr_rest = 0;
+	uint64_t end = addr + len_bytes;
+
+	*nr_out = 0;
+	for (unsigned i = 0; i < shard->nr_extents; i++) {
+		struct ts_extent extent = shard->extents[i];
+		uint64_t extent_end = extent.addr + ((uint64_t)extent.nr_pages << TS_PAGE_SHIFT);
+		uint64_t lo = TS_MAX(addr, extent.addr), hi = TS_MIN(end, extent_end);
+		if (lo >= hi)
+			lo = hi = extent_end;  /* untouched: all of it is "before the cut" */
+		uint32_t before = (uint32_t)((lo - extent.addr) >> TS_PAGE_SHIFT);
+		uint32_t inside = (uint32_t)((hi - lo) >> TS_PAGE_SHIFT);
+		uint32_t after = extent.nr_pages - before - inside;
+		if (nr_rest + (before > 0) + (after > 0) > TS_EXTENT_MAX)
+			return false;
+		if (before)
+			rest[nr_rest++] = (struct ts_extent){ extent.addr, extent.first_page, before };
+		if (inside)
+			out[(*nr_out)++] = (struct ts_extent){ lo, extent.first_page + before, inside };
+		if (after)
+			rest[nr_rest++] = (struct ts_extent){
+				hi, extent.first_page + before + inside, after };
+	}
+	memcpy(shard->extents, rest, nr_rest * sizeof(rest[0]));
+	shard->nr_extents = nr_rest;
+	return true;
+}
+
+bool ts_shard_moved(struct ts_shard *shard, uint64_t from, uint64_t to, uint64_t len_bytes)
+{
+	struct ts_extent pieces[TS_EXTENT_MAX], saved[TS_EXTENT_MAX];
+	unsigned nr_pieces, nr_saved = shard->nr_extents;
+
+	memcpy(saved, shard->extents, sizeof(saved));
+	if (!cut(shard, from, len_bytes, pieces, &nr_pieces))
+		return false;
+	if (shard->nr_extents + nr_pieces > TS_EXTENT_MAX) {
+		memcpy(shard->extents, saved, sizeof(saved));
+		shard->nr_extents = nr_saved;
+		return false;
+	}
+	for (unsigned i = 0; i < nr_pieces; i++) {
+		pieces[i].addr = pieces[i].addr - from + to;
+		shard->extents[shard->nr_extents++] = pieces[i];
+	}
+	return true;
+}
+
+bool ts_shard_unmapped(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
+{
+	struct ts_extent pieces[TS_EXTENT_MAX];
+	unsigned nr_pieces;
+
+	return cut(shard, addr, len_bytes, pieces, &nr_pieces);
+}

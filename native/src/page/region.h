@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * region.h — one attached range of guest memory: its pages, its addresses, its userfaultfds.
+ *
+ * A region is cut into shards, each a slice of its pages with a userfaultfd of its own, because the
+ * kernel serialises the waiters of one userfaultfd.  A shard's pages lie at the addresses its
+ * extents name: one extent to begin with, more after the guest has moved or unmapped parts.
+ */
+#ifndef TS_PAGE_REGION_H
+#define TS_PAGE_REGION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <tierstore/tierstore.h>
+
+#include "page/gate.h"
+#include "page/heat.h"
+#include "page/kept.h"
+#include "page/word.h"
+
+struct ts_engine;
+struct ts_memory_ops;
+struct ts_tracker_ops;
+
+struct ts_extent {
+	uint64_t addr;
+	uint32_t first_page, nr_pages;  /* pages of the region, not of the shard */
+};
+
+struct ts_shard {
+	struct ts_region *region;
+	int uffd;
+	struct ts_gate gate;
+	/* Changed with the gate closed, read with the gate shared. */
+	unsigned nr_extents;
+	struct ts_extent extents[TS_EXTENT_MAX];
+	/* The ranges that the last faults fell in, for the restore rule; racy on purpose. */
+	_Atomic uint32_t recent_ranges[4];
+	_Atomic uint32_t recent_hand;
+};
+
+/* What happened in this region.  Added to by several threads, relaxed. */
+struct ts_region_counters {
+	_Atomic uint64_t nr_faults, nr_faults_zero, nr_faults_staged, nr_faults_guard, nr_stale;
+	_Atomic uint64_t nr_refaults, nr_restored, nr_prefetched;
+	_Atomic uint64_t nr_evicted, nr_reused, nr_cancelled, nr_removed;
+	_Atomic uint64_t failures[TS_FAIL_COUNT];
+};
+
+struct ts_region {
+	struct ts_engine *engine;
+	const struct ts_memory_ops *memory;
+	const struct ts_tracker_ops *tracker;
+	char name[64];
+	uint32_t id;             /* in frames' headers */
+	uint32_t nr_pages;
+	uint32_t pages_per_shard;
+	unsigned nr_shards;
+	struct ts_shard shards[TS_SHARD_MAX];
+	int pagemap_fd;
+	int memfd;               /* -1: anonymous */
+	uint64_t memfd_offset;
+	enum ts_serve serve;
+	enum ts_restore restore;
+	uint32_t probation_ms;   /* 0: pages leave at once */
+	uint32_t guard_scans;
+	bool has_collapse;
+
+	ts_word_slot *words;     /* [nr_pages] */
+	ts_heat *heat;           /* [nr_pages] */
+	struct ts_kept kept;
+	struct ts_region_counters counters;
+
+	_Atomic uint32_t evict_hand;   /* chunk at which the next eviction begins */
+	_Atomic uint32_t nr_users;     /* evictions, scans, demotions at work: detach waits for 0 */
+	atomic_bool is_draining;       /* no new eviction may start */
+	_Atomic uint64_t ages[64];     /* of the last scan, as in ts_scan_result */
+};
+
+static inline void ts_bump(_Atomic uint64_t *counter, uint64_t n)
+{
+	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+static inline struct ts_shard *ts_region_shard(struct ts_region *region, uint32_t page)
+{
+	return &region->shards[page / region->pages_per_shard];
+}
+
+/* Words, heat, kept: allocates them for nr_pages; all pages start as ZERO. */
+int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret);
+void ts_region_pages_finish(struct ts_region *region);
+uint64_t ts_region_pages_bytes(const struct ts_region *region);
+
+/* Takes part in the region's work; false once it is draining. */
+bool ts_region_enter(struct ts_region *region);
+void ts_region_leave(struct ts_region *region);
+
+/* Address of a page, and in *run_out (if not NULL) how many pages follow it contiguously, itself
+ * included.  0 if it has none (unmapped).  The gate is held. */
+uint64_t ts_shard_addr(const struct ts_shard *shard, uint32_t page, uint32_t *run_out);
+/* The page at an address; false if none of ours.  The gate is held. */
+bool ts_shard_page(const struct ts_shard *shard, uint64_t addr, uint32_t *page_out);
+
+/* For the readers of events, gate closed. */
+/* [from, from + len) now lies at `to`; false when the extents' bound is reached (nothing changed). */
+bool ts_shard_moved(struct ts_shard *shard, uint64_t from, uint64_t to, uint64_t len_bytes);
+/* [addr, addr + len) is unmapped; false as above. */
+bool ts_shard_unmapped(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes);
+
+#endif

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * track.c — choosing a tracker, and ages from what it reports (track.h). */
+#include "track/track.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "os/sys.h"
+
+/* One call to the kernel at a time holds the process's mmap lock (shared) for 10 ms at the most. */
+enum { CALL_BYTES = 256 << 20 };
+
+static bool zap_works(const struct ts_probe *probe)
+{
+	return probe->has_missing_shmem && probe->has_wp_shmem && probe->has_pagemap_scan;
+}
+
+static bool wp_works(const struct ts_probe *probe)
+{
+	return probe->has_wp_async && probe->has_pagemap_scan && probe->has_move;
+}
+
+const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory,
+					     const struct ts_probe *probe)
+{
+	const char *kernel = probe->kernel_release;
+
+	if (memory == TS_MEMORY_MEMFD && (wanted == TS_TRACKER_AUTO || wanted == TS_TRACKER_ZAP)) {
+		if (zap_works(probe))
+			return &ts_tracker_zap_ops;
+		ts_fail(TS_EUNSUPPORTED, "tracker zap: kernel %s lacks PAGEMAP_SCAN or userfaultfd "
+			"write-protection of shared memory; Linux 6.7 or later has both", kernel);
+	} else if (memory == TS_MEMORY_ANON &&
+		   (wanted == TS_TRACKER_AUTO || wanted == TS_TRACKER_WP)) {
+		if (wp_works(probe))
+			return &ts_tracker_wp_ops;
+		ts_fail(TS_EUNSUPPORTED, "tracker wp: kernel %s lacks UFFDIO_MOVE or WP_ASYNC; "
+			"anonymous memory needs Linux 6.8 or later", kernel);
+	} else if (wanted == TS_TRACKER_RWP) {
+		ts_fail(TS_EUNSUPPORTED, "tracker rwp: not in this version; use auto");
+	} else {
+		ts_fail(TS_ECONFIG, "tracker %s does not work on %s memory; use auto",
+			wanted == TS_TRACKER_ZAP ? "zap" : "wp",
+			memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
+	}
+	return NULL;
+}
+
+/* The extents as they are now; the gate is not held during the long calls that follow.  A range that
+ * moves away meanwhile is refused by the kernel or counts as touched. */
+static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
+{
+	ts_gate_share(&shard->gate);
+	unsigned nr_extents = shard->nr_extents;
+	memcpy(extents, shard->extents, nr_extents * sizeof(*extents));
+	ts_gate_unshare(&shard->gate);
+	return nr_extents;
+}
+
+static int deactivate_extent(struct ts_region *region, const struct ts_extent *extent)
+{
+	uint64_t left = (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, addr = extent->addr;
+	int rc = 0;
+
+	while (left > 0 && !rc) {
+		uint64_t len_bytes = TS_MIN(left, (uint64_t)CALL_BYTES);
+		rc = region->tracker->deactivate(region, addr, len_bytes);
+		addr += len_bytes;
+		left -= len_bytes;
+	}
+	return rc;
+}
+
+int ts_track_deactivate(struct ts_region *region)
+{
+	struct ts_extent extents[TS_EXTENT_MAX];
+
+	for (unsigned s = 0; s < region->nr_shards; s++) {
+		unsigned nr_extents = copy_extents(&region->shards[s], extents);
+		for (unsigned i = 0; i < nr_extents; i++) {
+			int rc = deactivate_extent(region, &extents[i]);
+			if (rc)
+				return ts_fail(rc, "%s: deactivate by %s: %s", region->name,
+					       region->tracker->name, ts_strerror(rc));
+		}
+	}
+	return 0;
+}
+
+static void count_page(struct ts_scan_result *result, uint16_t heat, bool is_touched)
+{
+	result->nr_resident++;
+	if (is_touched)
+		result->nr_touched++;
+	else
+		result->nr_cold++;
+	if (ts_heat_guard(heat)) {
+		result->nr_guarded++;
+		result->nr_by_age[0]++;
+	} else {
+		result->nr_by_age[TS_MIN(ts_heat_age(heat), 63u)]++;
+	}
+}
+
+static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
+		     struct ts_scan_result *result)
+{
+	ts_word word = ts_word_load(&region->words[page]);
+
+	/* Shared memory can be populated behind our back, through another mapping or by a write to
+	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take for
+	 * a page, is found by the fault server.) */
+	if (is_touched && word == ts_word_make(TS_ZERO, 0, 0) &&
+	    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
+		word = ts_word_make(TS_RESIDENT, 0, 0);
+	if (!ts_word_is(word, TS_RESIDENT))
+		return;
+	uint16_t heat = ts_heat_scanned(ts_heat_load(&region->heat[page]), is_touched);
+	ts_heat_store(&region->heat[page], heat);
+	count_page(result, heat, is_touched);
+}
+
+static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
+		       struct ts_scan_result *result)
+{
+	enum { PAGES_MAX = 1 << 16 };  /* 256 MiB: a bitmap of 8 KiB */
+	uint64_t bitmap[PAGES_MAX / 64];
+
+	for (uint32_t done = 0; done < extent->nr_pages;) {
+		struct ts_extent part = { extent->addr + ((uint64_t)done << TS_PAGE_SHIFT),
+					  extent->first_page + done,
+					  TS_MIN(extent->nr_pages - done, (uint32_t)PAGES_MAX) };
+		memset(bitmap, 0, sizeof(bitmap));
+		int rc = region->tracker->touched(region, &part, bitmap);
+		if (rc)
+			return rc;
+		for (uint32_t i = 0; i < part.nr_pages; i++)
+			age_page(region, part.first_page + i, bitmap[i / 64] >> (i % 64) & 1, result);
+		done += part.nr_pages;
+	}
+	return 0;
+}
+
+int ts_track_scan(struct ts_region *region, struct ts_scan_result *result)
+{
+	struct ts_extent extents[TS_EXTENT_MAX];
+
+	for (unsigned s = 0; s < region->nr_shards; s++) {
+		unsigned nr_extents = copy_extents(&region->shards[s], extents);
+		for (unsigned i = 0; i < nr_extents; i++) {
+			int rc = scan_extent(region, &extents[i], result);
+			if (rc)
+				return ts_fail(rc, "%s: scan by %s: %s", region->name,
+					       region->tracker->name, ts_strerror(rc));
+		}
+	}
+	for (unsigned age = 0; age < 64; age++)
+		atomic_store_explicit(&region->ages[age], result->nr_by_age[age],
+				      memory_order_relaxed);
+	return 0;
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * track.h — which pages has nobody touched since the last deactivate?  One table of functions for each
+ * way of asking the kernel.
+ *
+ *   tracker  memory  sees              asks by                                  touch costs the guest
+ *   zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again      a minor fault, 1.2 us
+ *   wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN                a minor fault, 0.8 us
+ *
+ * A tracker only reports; ages are kept by ts_track_scan().  `rwp` (Linux 7.3) fits the same table.
+ */
+#ifndef TS_TRACK_TRACK_H
+#define TS_TRACK_TRACK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "page/region.h"
+
+struct ts_tracker_ops {
+	const char *name;
+	enum ts_tracker id;
+	/* What the kernel must offer, beside MISSING: features for UFFDIO_API, modes for REGISTER. */
+	uint64_t uffd_features, uffd_modes;
+	/* Reads are not seen: pages pass a probation before they leave. */
+	bool needs_probation;
+	/* A page that was touched since the scan can still be told when it is taken. */
+	bool can_recheck;
+
+	/* From now on touches of [addr, addr + len) are noticed.  0 or -errno. */
+	int (*deactivate)(struct ts_region *region, uint64_t addr, uint64_t len_bytes);
+	/* Sets the bit of every page of the extent that was touched, in a bitmap whose bit 0 is the
+	 * extent's first page.  0 or -errno. */
+	int (*touched)(struct ts_region *region, const struct ts_extent *extent, uint64_t *bitmap);
+};
+
+extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops;
+
+/* The tracker for this memory: the one asked for, or the best there is.  NULL: none; the reason is in
+ * ts_last_error(). */
+const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory,
+					     const struct ts_probe *probe);
+
+int ts_track_deactivate(struct ts_region *region);
+int ts_track_scan(struct ts_region *region, struct ts_scan_result *result);
+
+#endif
