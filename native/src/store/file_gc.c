@@ -126,10 +126,10 @@ static int compare_number(const void *a, const void *b)
  * puts can use: writing to room that the medium has assigned already is cheaper. */
 static unsigned discard_take(struct ts_file *file, uint32_t *numbers)
 {
-	uint32_t nr_spare = file->nr_frames ? TS_MIN(file->nr_segments / 16, 8u) : 0;
 	unsigned nr_taken = 0;
 
 	TS_SCOPED_LOCK(&file->lock);
+	uint32_t nr_spare = file->nr_frames ? TS_MIN(file->nr_segments / 16, 8u) : 0;
 	if (!file->can_discard)
 		return 0;
 	for (uint32_t *link = &file->dirty_first; *link != TS_FILE_NONE;) {
