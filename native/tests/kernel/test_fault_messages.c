@@ -2,8 +2,8 @@
  *
  * Fault messages are questions, not records.  Two threads at one page send two; one COPY wakes both
  * and the answer to the second is EEXIST.  A message nobody has read is withdrawn when its thread
- * is woken.  A signal handler that runs over a sleeping fault makes the thread ask again afterwards.
- * COPY with DONTWAKE leaves the thread asleep until WAKE.
+ * is woken.  A signal handler that runs over a sleeping fault makes the thread ask again
+ * afterwards.  COPY with DONTWAKE leaves the thread asleep until WAKE.
  */
 #include "kern_thread.h"
 
