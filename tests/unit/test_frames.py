@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import struct
@@ -161,14 +162,17 @@ def test_dictionaries(dictionary: bytes) -> None:
 # ---- Against the C codec: native/tests/test_frame_file.c -------------------------------------
 
 
-def page_byte(page: int, i: int) -> int:
-    """As in test_frame_file.c."""
-    return ((i // 64 * 7 if i % 64 < 48 else i * i) + page * 13) & 0xFF
+@functools.cache
+def page_contents(low_bits: int) -> bytes:
+    """As page_byte() in test_frame_file.c, where only the low 8 bits of the index count."""
+    return bytes(
+        ((i // 64 * 7 if i % 64 < 48 else i * i) + low_bits * 13) & 0xFF for i in range(4096)
+    )
 
 
 def contents(pages: list[int]) -> bytes:
     """As fill_pages() there."""
-    return b"".join(bytes(page_byte(page, i) for i in range(4096)) for page in pages)
+    return b"".join(page_contents(page & 0xFF) for page in pages)
 
 
 def read_rows(path: Path) -> Iterator[bytes]:

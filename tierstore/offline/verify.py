@@ -15,19 +15,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
+
 from tierstore.abc import Store
 from tierstore.errors import (
     StoreCorrupt,
     StoreError,
     StoreLocked,
-    StoreNotFound,
-    StoreVersion,
     StoreWrongFile,
     TierstoreError,
 )
-from tierstore.offline import frames
+from tierstore.offline import _lmdb_length, frames
 
-__all__ = ["BadFrame", "CodecCount", "VerifyProgress", "VerifyReport", "verify"]
+__all__ = ["BadFrame", "CodecCount", "VerifyProgress", "VerifyReport", "open_store", "verify"]
 
 PROGRESS_S = 0.1
 """Seconds between two calls of the progress callback, at least."""
@@ -110,7 +110,7 @@ def verify(
     ``StoreError`` (nothing there, or it can't be read).
     """
     started = time.monotonic()
-    kind, store = _open(Path(path))
+    kind, store = open_store(Path(path))
     report = VerifyReport(path=os.fspath(path), store=kind)
     with store:
         _Verifier(store, report, progress, bad_max).run()
@@ -118,8 +118,11 @@ def verify(
     return report
 
 
-def _open(path: Path) -> tuple[str, Store]:
-    """The store at ``path``, read-only and locked against engines."""
+def open_store(path: Path, *, is_length_known: bool = False) -> tuple[str, Store]:
+    """The store at ``path``, read-only and locked against engines; raises what ``verify`` does.
+
+    ``is_length_known``: don't look whether an LMDB file is cut off, which would be fatal.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -130,6 +133,8 @@ def _open(path: Path) -> tuple[str, Store]:
         raise StoreError(f"{path}: {error.strerror}", status=-(error.errno or 5)) from error
     try:
         if stat.S_ISDIR(mode):
+            if not is_length_known:
+                _lmdb_length.check(path)
             return "lmdb", _open_lmdb(path)
         if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
             return "file", _open_file(path)
@@ -187,7 +192,7 @@ class _Verifier:
             for key, frame in self._store.scan():
                 self._check(key, frame)
                 self._tell()
-        except StoreCorrupt as error:
+        except (StoreError, OSError, lmdb.Error) as error:
             # The store's own structure is damaged; what lies behind can't be reached.
             self._add_bad(BadFrame(None, None, None, 0, f"{error}; the scan ended here"))
         self._tell(is_last=True)
@@ -199,9 +204,7 @@ class _Verifier:
                 head, data = self._decoder.decode(self._store.get(frames.KEY_DICT + dict_id))
                 if head.codec == frames.DICT and head.dict_id == dict_id:
                     self._decoder.add_dictionary(dict_id, data)
-            except StoreNotFound:
-                continue
-            except (StoreCorrupt, StoreVersion):
+            except (StoreError, OSError):
                 continue
 
     def _check(self, key: int, frame: bytes) -> None:
