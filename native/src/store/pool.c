@@ -3,9 +3,14 @@
  * pool.c — the pool's index, and the three operations on it (pool.h has the picture).
  *
  * An index entry says slot and length; the length says the class.  Who changes or removes an entry
- * holds both mutexes of the class that it points into.  So a get that has the class's lock and
- * finds the entry unchanged knows that the slot's bytes stay; and a put writes its bytes into a
- * slot that no entry points to, without holding up any get.
+ * holds the writer mutex of the class that it points into.
+ *
+ * A get takes no lock, so that a fault never waits for a writer that the scheduler has put aside.
+ * It reads the entry, copies the bytes, and reads the entry again: writers change bytes only in
+ * slots that no entry points to any more, so an entry that is still the same means that the copy
+ * is right.  (Address space of slots is never unmapped; bytes given back read as zeros.)  An entry
+ * does not become the same again: a move always goes to a lower slot, and a frame that replaces
+ * another has another change number, 15 bits counted in each class.
  */
 #include "store/pool.h"
 
@@ -19,7 +24,8 @@
 #include "util/limits.h"
 
 enum {
-	LEN_BITS = 24,           /* of an entry: length; above them: slot + 1 */
+	LEN_BITS = 20,           /* of an entry: length; above it: slot + 1, change number */
+	SLOT_BITS = 29,
 	NR_PAGE_LOCKS = 64,
 	ENTRIES_SHIFT = 9,       /* entries in a page of the index */
 	COUNTS_SHIFT = 11,       /* counts in a page of counts */
@@ -43,14 +49,19 @@ struct ts_pool {
 	_Atomic uint64_t nr_frames, frame_bytes, written_bytes, moved_bytes;
 };
 
-static uint64_t entry_make(uint32_t slot, uint32_t len_bytes)
+static_assert(POOL_SEGMENT_SHIFT + POOL_SEGMENTS_MAX < SLOT_BITS, "slot + 1 fits");
+
+/* A new value for an index entry that points into @cls.  Under cls->writer. */
+static uint64_t entry_make(struct pool_class *cls, uint32_t slot, uint32_t len_bytes)
 {
-	return ((uint64_t)slot + 1) << LEN_BITS | len_bytes;
+	uint64_t change = ++cls->nr_changes;
+
+	return change << (SLOT_BITS + LEN_BITS) | ((uint64_t)slot + 1) << LEN_BITS | len_bytes;
 }
 
 static uint32_t entry_slot(uint64_t entry)
 {
-	return (uint32_t)((entry >> LEN_BITS) - 1);
+	return (uint32_t)(entry >> LEN_BITS & ((1u << SLOT_BITS) - 1)) - 1;
 }
 
 static uint32_t entry_len(uint64_t entry)
@@ -159,7 +170,7 @@ int ts_pool_create(const struct ts_pool_options *options, struct ts_pool **pool_
 
 	if (options->key_max > UINT32_MAX || len_max >= (1u << LEN_BITS) - POOL_OWNER_BYTES)
 		return ts_fail(TS_ELIMIT, "store '%s': keys of at most 32 bits and frames below "
-			       "16 MiB are what ram can hold", options->name);
+			       "1 MiB are what ram can hold", options->name);
 	pool = TS_INJECT(TS_SITE_ALLOC) ? NULL : calloc(1, sizeof(*pool));
 	if (!pool)
 		return ts_fail(-ENOMEM, "store '%s': no memory", options->name);
@@ -193,6 +204,26 @@ void ts_pool_destroy(struct ts_pool *pool)
 
 /* ---- Get ---------------------------------------------------------------------------------- */
 
+/* Orders the reads or writes before it against those after it.  The thread sanitizer knows no
+ * fences; it is told not to look at the copy instead, which is meant to be overtaken by writers. */
+#ifdef __SANITIZE_THREAD__
+#define ORDER(order) __asm__ volatile("" ::: "memory")
+
+__attribute__((no_sanitize("thread"), noinline)) static void copy_unlocked(void *target,
+									   const char *source,
+									   uint32_t len_bytes)
+{
+	volatile char *to = target;
+	const volatile char *from = source;
+
+	while (len_bytes-- > 0)
+		*to++ = *from++;
+}
+#else
+#define ORDER(order) atomic_thread_fence(order)
+#define copy_unlocked(target, source, len_bytes) memcpy(target, source, len_bytes)
+#endif
+
 int ts_pool_get(struct ts_pool *pool, uint64_t key, void *buf, uint32_t *len_bytes_out)
 {
 	for (;;) {
@@ -201,14 +232,13 @@ int ts_pool_get(struct ts_pool *pool, uint64_t key, void *buf, uint32_t *len_byt
 		if (!entry)
 			return TS_ENOTFOUND;
 		struct pool_class *cls = class_for(pool, entry_len(entry));
-		TS_SCOPED_LOCK(&cls->lock);
-		/* It may have moved, or gone, before the lock was ours. */
-		if (entry != atomic_load_explicit(&pool->index[key], memory_order_relaxed))
-			continue;
-		memcpy(buf, ts_pool_class_slot(cls, entry_slot(entry)) + POOL_OWNER_BYTES,
-		       entry_len(entry));
-		*len_bytes_out = entry_len(entry);
-		return 0;
+		copy_unlocked(buf, ts_pool_class_slot(cls, entry_slot(entry)) + POOL_OWNER_BYTES,
+			      entry_len(entry));
+		ORDER(memory_order_acquire);
+		if (entry == atomic_load_explicit(&pool->index[key], memory_order_relaxed)) {
+			*len_bytes_out = entry_len(entry);
+			return 0;
+		}
 	}
 }
 
@@ -243,29 +273,18 @@ static void slot_remove(struct ts_pool *pool, struct pool_class *cls, uint64_t k
 	uint32_t owner;
 
 	memcpy(&owner, source, sizeof(owner));
-	pthread_mutex_lock(&cls->lock);
 	atomic_store_explicit(&pool->index[key], entry, memory_order_release);
+	ORDER(memory_order_release); /* first the entry changes, then the bytes in the hole */
 	if (hole != last) {
 		uint32_t len_bytes = entry_len(atomic_load(&pool->index[owner]));
 
 		memcpy(target, source, POOL_OWNER_BYTES + len_bytes);
-		atomic_store_explicit(&pool->index[owner], entry_make(hole, len_bytes),
+		atomic_store_explicit(&pool->index[owner], entry_make(cls, hole, len_bytes),
 				      memory_order_release);
 		atomic_fetch_add_explicit(&pool->moved_bytes, len_bytes, memory_order_relaxed);
 	}
-	pthread_mutex_unlock(&cls->lock);
 	cls->nr_slots--;
 	ts_pool_class_shrink(cls, &pool->budget, false);
-}
-
-/* The key already has a frame of this class: the new one takes its place. */
-static void put_in_place(struct ts_pool *pool, struct pool_class *cls, uint64_t key, uint64_t old,
-			 const void *data, uint32_t len_bytes)
-{
-	TS_SCOPED_LOCK(&cls->lock);
-	memcpy(ts_pool_class_slot(cls, entry_slot(old)) + POOL_OWNER_BYTES, data, len_bytes);
-	atomic_store_explicit(&pool->index[key], entry_make(entry_slot(old), len_bytes),
-			      memory_order_release);
 }
 
 /* Writes the frame behind the last one of @cls and points the key there.  Returns 0 or an error;
@@ -274,7 +293,7 @@ static int put_new(struct ts_pool *pool, struct pool_class *cls, uint64_t key, u
 		   const void *data, uint32_t len_bytes)
 {
 	uint32_t slot = cls->nr_slots, owner = (uint32_t)key;
-	uint64_t entry = entry_make(slot, len_bytes), none = 0;
+	uint64_t entry = entry_make(cls, slot, len_bytes), none = 0;
 	int result = ts_pool_class_hold(cls, &pool->budget);
 
 	if (result < 0)
@@ -310,8 +329,6 @@ static int put_try(struct ts_pool *pool, uint64_t key, uint64_t old, const void 
 	writers_lock(cls, old_cls);
 	if (atomic_load(&pool->index[key]) != old)
 		result = 1;
-	else if (old_cls == cls)
-		put_in_place(pool, cls, key, old, data, len_bytes);
 	else
 		result = put_new(pool, cls, key, old, data, len_bytes);
 	writers_unlock(cls, old_cls);

@@ -27,7 +27,7 @@ struct ts_pool_options {
 	const char *name;         /* for messages */
 	uint64_t size_bytes;      /* never exceeded, by anything */
 	uint64_t key_max;         /* below 2^32 */
-	uint32_t frame_max_bytes; /* below 2^24 - 4 */
+	uint32_t frame_max_bytes; /* below 2^20 - 4 */
 };
 
 struct ts_pool_stat {
@@ -45,8 +45,8 @@ void ts_pool_destroy(struct ts_pool *pool);
 /* Stores a copy; replaces what the key held, atomically.  TS_EFULL or -ENOMEM: nothing changed. */
 int ts_pool_put(struct ts_pool *pool, uint64_t key, const void *data, uint32_t len_bytes);
 
-/* Copies the frame to buf, which has room for frame_max_bytes.  TS_ENOTFOUND.  Waits for nothing
- * but other copies of a frame in the same class. */
+/* Copies the frame to buf, which has room for frame_max_bytes.  TS_ENOTFOUND.  Takes no lock and
+ * waits for nothing; it copies again if the frame was moved meanwhile. */
 int ts_pool_get(struct ts_pool *pool, uint64_t key, void *buf, uint32_t *len_bytes_out);
 
 /* An unknown key is no error. */

@@ -99,22 +99,10 @@ bool ts_pool_discard(struct pool_budget *budget, void *addr, size_t len_bytes)
 
 int ts_pool_class_init(struct pool_class *cls, unsigned class_index)
 {
-	pthread_mutexattr_t adaptive;
-	int error = pthread_mutexattr_init(&adaptive);
+	int error = pthread_mutex_init(&cls->writer, NULL);
 
 	if (error)
 		return -error;
-	/* What holds it copies a frame: shorter than a sleep. */
-	pthread_mutexattr_settype(&adaptive, PTHREAD_MUTEX_ADAPTIVE_NP);
-	error = pthread_mutex_init(&cls->lock, &adaptive);
-	pthread_mutexattr_destroy(&adaptive);
-	if (error)
-		return -error;
-	error = pthread_mutex_init(&cls->writer, NULL);
-	if (error) {
-		pthread_mutex_destroy(&cls->lock);
-		return -error;
-	}
 	cls->slot_bytes = ts_pool_class_bytes(class_index);
 	return 0;
 }
@@ -146,7 +134,6 @@ void ts_pool_class_finish(struct pool_class *cls)
 		if (cls->segments[i])
 			munmap(cls->segments[i], segment_bytes(cls, i));
 	pthread_mutex_destroy(&cls->writer);
-	pthread_mutex_destroy(&cls->lock);
 }
 
 char *ts_pool_class_slot(const struct pool_class *cls, uint32_t slot)

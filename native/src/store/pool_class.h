@@ -26,13 +26,11 @@ struct pool_budget {
 };
 
 struct pool_class {
-	/* Order: the writer mutexes by class, ascending; then lock; then the pool's page mutexes.
-	 *
-	 * writer: held by put and del.  Guards all members, and which slots are in use.
-	 * lock: held for one copy of a frame.  Guards the bytes of published frames, and, together
-	 * with writer, the index entries that point into this class. */
+	/* Held by put and del, never by get.  Guards all members, which slots are in use, and the
+	 * index entries that point to them.  Order: by class, ascending; then the pool's page
+	 * mutexes. */
 	pthread_mutex_t writer;
-	pthread_mutex_t lock;
+	uint64_t nr_changes;                     /* entries made: for their change numbers */
 	uint32_t slot_bytes;
 	uint32_t nr_slots;                       /* in use: 0 .. nr_slots - 1 */
 	char *segments[POOL_SEGMENTS_MAX];       /* NULL: not yet mapped */

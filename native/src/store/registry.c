@@ -11,10 +11,7 @@
 #include "util/base.h"
 #include "util/limits.h"
 
-extern const struct ts_store_ops ts_store_ram_ops;
-/* Weak: a build without one of them says so when it is asked for. */
-extern const struct ts_store_ops ts_store_file_ops __attribute__((weak));
-extern const struct ts_store_ops ts_store_lmdb_ops __attribute__((weak));
+extern const struct ts_store_ops ts_store_ram_ops, ts_store_file_ops, ts_store_lmdb_ops;
 
 static const char store_names[] = "ram, file, lmdb";
 static const char wrap_names[] = "stats, delay, fault, verify, thread";
@@ -156,8 +153,8 @@ static int base_open(const char *kind, const struct ts_store_ops *ops,
 	if (!ops)
 		ops = ts_store_find(kind ? kind : "");
 	if (!ops)
-		return ts_fail(TS_ECONFIG, "tier '%s': there is no store '%s' in this build; "
-			       "there are: %s", config->name, kind ? kind : "", store_names);
+		return ts_fail(TS_ECONFIG, "tier '%s': there is no store '%s'; there are: "
+			       "%s", config->name, kind ? kind : "", store_names);
 	int result = ts_ops_complete(ops, &whole);
 	if (result < 0)
 		return result;
