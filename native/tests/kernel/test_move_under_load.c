@@ -7,7 +7,7 @@
  */
 #include "kern_server.h"
 
-enum { NR = 32, WRITERS = 3, EVICTIONS = 6000 };
+enum { NR = 32, WRITERS = 3, EVICTIONS = 3000 };
 
 static int guest_fd, staging_fd;
 static char *guest, *staging;
