@@ -129,7 +129,7 @@ static void keep_fastest(struct bench *bench, step_fn step, const char *pages, u
 static void run(struct bench *bench, const char *label, const char *pages, size_t len_bytes,
 		unsigned nr_rounds)
 {
-	/* Each decodes what it has just encoded, so that both find it equally warm in the caches. */
+	/* Each decodes what it has just encoded, so that both find it equally warm. */
 	static const step_fn steps[4] = { encode_ours, decode_ours, encode_bare, decode_bare };
 	double total_ns[4] = { 0 }, nr_pages = (double)(len_bytes / TS_PAGE_BYTES);
 	uint64_t stored = 0;

@@ -40,7 +40,7 @@ static inline void make_text(char *dst, size_t len_bytes, struct rng *rng)
 
 	while (done < len_bytes) {
 		char line[160];
-		int len = snprintf(line, sizeof(line), "2026-11-%02u %02u:%02u INFO %s %s id=%08x\n",
+		int len = snprintf(line, sizeof(line), "2026-%02u %02u:%02u INFO %s %s id=%08x\n",
 				   (unsigned)(rng_next(rng) % 28), (unsigned)(rng_next(rng) % 24),
 				   (unsigned)(rng_next(rng) % 60), words[rng_next(rng) % 8],
 				   words[rng_next(rng) % 8], (unsigned)rng_next(rng));

@@ -38,7 +38,8 @@ static void percentiles_of_known_samples(void)
 	CHECK_EQ(hist.sum_ns, 1000ull * 1000 * 1001 / 2);
 	CHECK_EQ(hist.max_ns, 1000000);
 	for (unsigned percent = 1; percent < 100; percent++) {
-		uint64_t exact = percent * 10000, got = ts_hist_percentile_ns(&hist, percent / 100.0);
+		uint64_t exact = percent * 10000;
+		uint64_t got = ts_hist_percentile_ns(&hist, percent / 100.0);
 
 		CHECK(got >= exact);
 		CHECK(got <= exact + exact / 16);

@@ -22,7 +22,8 @@ bool ts_page_is_filled(const void *page, uint64_t *value_out)
 	uint64_t value = words[0];
 
 	/* Heaps often have pages that begin with a run of one value; look elsewhere, too. */
-	if (words[1] != value || words[PAGE_WORDS / 2 + 1] != value || words[PAGE_WORDS - 1] != value)
+	if (words[1] != value || words[PAGE_WORDS / 2 + 1] != value ||
+	    words[PAGE_WORDS - 1] != value)
 		return false;
 	for (unsigned i = 0; i < PAGE_WORDS; i += STRIDE_WORDS) {
 		uint64_t differs = 0;

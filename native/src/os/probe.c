@@ -356,7 +356,8 @@ int ts_probe(struct ts_probe *probe_out)
 	struct utsname name;
 
 	if (probe_out->size < offsetof(struct ts_probe, uffd_dev))
-		return ts_fail(TS_ECONFIG, "ts_probe: size is %zu; set it to sizeof(struct ts_probe)",
+		return ts_fail(TS_ECONFIG, "ts_probe: size is %zu; set it to "
+			       "sizeof(struct ts_probe)",
 			       probe_out->size);
 	probe_uffd(&probe);
 	probe.has_pagemap_scan = try_pagemap_scan();
