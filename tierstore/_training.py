@@ -74,10 +74,12 @@ class Trainer:
 
         for tier in self._wanted:
             try:
-                dictionary = training.train(samples, level=tier.codec.level)
+                dictionary = training.train(
+                    samples, level=tier.codec.level, range_bytes=tier.range
+                )
                 if dictionary is not None:
                     self._engine.set_dictionary(tier.name, dictionary)
                     logger.info("tier %s: dictionary of %d bytes", tier.name, len(dictionary))
-            except TierstoreError as error:
+            except (TierstoreError, ValueError) as error:
                 # The tier goes on without one.
                 logger.warning("tier %s: no dictionary: %s", tier.name, error)

@@ -128,12 +128,14 @@ class EngineConfig(_Model):
     interval: Duration = 30.0
     """From deactivate to scan, seconds: what a page's age is counted in."""
     fault_threads: int = Field(default=0, ge=0, le=16)
-    placement: Literal["auto", "none", "fixed"] = "auto"
+    placement: Literal["auto", "fixed"] = "auto"
+    """``fixed``: on ``fault_cpus``; ``auto``: where the scheduler finds the fault."""
     fault_cpus: tuple[Annotated[int, Field(ge=0, le=63)], ...] = ()
     spin: Duration = 0.0
     """An idle fault thread polls this long before it sleeps."""
     evict_threads: int = Field(default=0, ge=0, le=16)
-    staging: Size = 64 << 20
+    staging: Size | None = None
+    """Address space for anonymous pages on their way out; ``None``: the core's choice."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -99,7 +99,7 @@ class Engine:
         options.fault_cpus = sum(1 << cpu for cpu in set(settings.fault_cpus))
         options.spin_us = int(settings.spin * 1e6)
         options.nr_evict_threads = settings.evict_threads
-        options.staging_bytes = settings.staging
+        options.staging_bytes = settings.staging or 0
         options.log = lib.py_log
         options.log_user = self._log_handle
         out = ffi.new("struct ts_engine **")

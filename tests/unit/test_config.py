@@ -159,14 +159,14 @@ def test_every_mistake_is_named_at_once() -> None:
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="missing.toml"):
+    with pytest.raises(ConfigError, match="missing"):
         Config.load(tmp_path / "missing.toml")
     broken = tmp_path / "broken.toml"
     broken.write_text("[engine\n")
     with pytest.raises(ConfigError, match="line 1"):
         Config.load(broken)
     broken.write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="broken.toml"):
+    with pytest.raises(ConfigError, match="broken"):
         Config.load(broken)
 
 

@@ -64,9 +64,9 @@ def test_nonsense_is_answered_and_forgiven(line: bytes, runtime: Path) -> None:
 
 
 def test_one_publisher_a_process(runtime: Path) -> None:
-    with control.Publisher(lambda: []):
+    with control.Publisher(list):
         with pytest.raises(UsageError, match="already"):
-            control.Publisher(lambda: [])
+            control.Publisher(list)
         assert control.find_publishers() == [os.getpid()]
 
 
@@ -100,7 +100,7 @@ def test_a_leftover_of_our_own_pid_is_replaced(runtime: Path) -> None:
 def test_a_foreign_folder_is_refused(runtime: Path, tmp_path: Path) -> None:
     runtime.symlink_to(tmp_path)
     with pytest.raises(HostError, match="remove it"):
-        control.Publisher(lambda: [])
+        control.Publisher(list)
 
 
 def test_more_clients_than_there_are_slots(runtime: Path) -> None:

@@ -8,7 +8,7 @@ plain line for a terminal that is none.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
@@ -105,27 +105,46 @@ def _tier_row(tier: TierStatistics, page_bytes: int) -> dict[str, str]:
     }
 
 
-def _columns(width: int) -> Sequence[str]:
-    if width >= 90:
-        return ("tier", "store", "codec", "pages", "used", "fill", "ratio", "faults", "in", "out",
-                "health")  # fmt: skip
-    if width >= 60:
-        return ("tier", "store", "pages", "fill", "ratio", "faults", "health")
-    if width >= 36:
-        return ("tier", "pages", "ratio", "faults", "health")
-    return ("tier", "pages", "health")
+_COLUMNS = (
+    "tier", "store", "codec", "pages", "used", "fill", "ratio", "faults", "in", "out", "health",
+)  # fmt: skip
+_DROPPED_FIRST = ("out", "in", "codec", "used", "store", "fill", "ratio", "faults", "pages")
+_LEFT = ("tier", "store", "codec", "health")
+_NAME_WIDTH_MIN = 6
+_GAP = 2
+
+
+def _fitting(rows: Sequence[Mapping[str, str]], width: int) -> tuple[list[str], int]:
+    """The columns that fit, and how much room is left for the tier's name."""
+    columns = [column for column in _COLUMNS if column != "tier"]
+    needed = {
+        column: max(len(column), *(len(Text.from_markup(row[column])) for row in rows))
+        for column in columns
+    }
+    droppable = iter(_DROPPED_FIRST)
+    while True:
+        left = width - sum(needed[column] + _GAP for column in columns)
+        column = next(droppable, None) if left < _NAME_WIDTH_MIN else None
+        if column is None:
+            return ["tier", *columns], max(left, 1)
+        columns.remove(column)
 
 
 def _tiers(now: Statistics, width: int) -> Table:
-    columns = _columns(width)
-    table = Table(box=None, pad_edge=False, expand=False)
+    rows = [_tier_row(tier, now.page_bytes) for tier in now.tiers]
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    if not rows:
+        return table
+    columns, name_width = _fitting(rows, width)
     for column in columns:
-        left = column in ("tier", "store", "codec", "health")
         table.add_column(
-            column, justify="left" if left else "right", no_wrap=True, overflow="ellipsis"
+            column,
+            justify="left" if column in _LEFT else "right",
+            no_wrap=True,
+            overflow="ellipsis",
+            max_width=name_width if column == "tier" else None,
         )
-    for tier in now.tiers:
-        row = _tier_row(tier, now.page_bytes)
+    for row in rows:
         table.add_row(*(row[column] for column in columns))
     return table
 
