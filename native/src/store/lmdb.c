@@ -123,9 +123,11 @@ static int mark_check_or_create(struct ts_lmdb_store *lmdb, MDB_txn *txn)
 	struct ts_lmdb_mark mark = { .magic = TS_LMDB_MARK_MAGIC };
 
 	int rc = ts_mdb_get(txn, lmdb->main, &key, &value);
+	if (rc == 0 && (value.mv_size != sizeof(mark) ||
+			memcmp(value.mv_data, mark.magic, sizeof(mark.magic)) != 0))
+		return MDB_INVALID;
 	if (rc == 0)
-		return value.mv_size == sizeof(mark) &&
-			memcmp(value.mv_data, mark.magic, sizeof(mark.magic)) == 0 ? 0 : MDB_INVALID;
+		return 0;
 	if (rc != MDB_NOTFOUND || lmdb->folder.is_kept)
 		return rc == MDB_NOTFOUND ? MDB_INVALID : rc;
 	value = (MDB_val){ sizeof(mark), &mark };

@@ -151,8 +151,8 @@ static int marker_open_or_create(struct ts_lmdb_folder *folder, const char *path
 	int result = folder_look(folder->dir_fd, &is_empty, foreign);
 	if (result < 0)
 		return ts_fail(result, "readdir %s: %s", path, strerror(-result));
-	folder->marker_fd = openat(folder->dir_fd, marker_name,
-				   O_RDWR | O_CLOEXEC | O_NOFOLLOW | (is_empty ? O_CREAT : 0), 0600);
+	int flags = O_RDWR | O_CLOEXEC | O_NOFOLLOW | (is_empty ? O_CREAT : 0);
+	folder->marker_fd = openat(folder->dir_fd, marker_name, flags, 0600);
 	if (folder->marker_fd < 0 && errno == ENOENT)
 		return ts_fail(TS_EWRONGFILE, "%s is not empty and holds no lmdb store of ours "
 			       "(found '%s'); give the store an empty folder", path,
