@@ -90,8 +90,8 @@ int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes,
 
 	if (!data || !is_zdict(data, len_bytes))
 		return ts_fail(TS_ECONFIG, "dictionary of %zu bytes: not in ZDICT format, or "
-			       "longer than %d bytes; train one with `zstd --train` or tierstore.training",
-			       len_bytes, TS_DICT_BYTES_MAX);
+			       "longer than %d bytes; train one with `zstd --train` or "
+			       "tierstore.training", len_bytes, TS_DICT_BYTES_MAX);
 	TS_SCOPED_LOCK(&table->add_mutex);
 	slot = table->nr_dicts;
 	if (slot == TS_DICT_MAX)
