@@ -74,9 +74,7 @@ class Trainer:
 
         for tier in self._wanted:
             try:
-                dictionary = training.train(
-                    samples, level=tier.codec.level, range_bytes=tier.range
-                )
+                dictionary = training.train(samples, level=tier.codec.level, range_bytes=tier.range)
                 if dictionary is not None:
                     self._engine.set_dictionary(tier.name, dictionary)
                     logger.info("tier %s: dictionary of %d bytes", tier.name, len(dictionary))

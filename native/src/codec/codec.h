@@ -96,7 +96,7 @@ void ts_decoder_destroy(struct ts_decoder *decoder);
 int ts_frame_parse(const void *frame, size_t len_bytes, struct ts_frame_head *head_out);
 
 /* Decodes and verifies a whole frame into raw (cap_bytes, page-aligned).  No allocation, no lock.
- * Returns the raw length, or TS_ECORRUPT (checksum, format, unknown dictionary). */
+ * Returns the raw length, TS_ECORRUPT (checksum, format, unknown dictionary) or TS_EVERSION. */
 int ts_decode(struct ts_decoder *decoder, const void *frame, size_t len_bytes,
 	      struct ts_frame_head *head_out, void *raw, size_t cap_bytes);
 
