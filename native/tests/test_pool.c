@@ -95,11 +95,11 @@ static void random_operations_match_a_model(void)
 {
 	static uint32_t lens[MODEL_KEYS];
 	static uint64_t versions[MODEL_KEYS];
-	struct ts_pool *pool = open_pool(24 * MIB);
+	struct ts_pool *pool = open_pool(16 * MIB);
 	uint64_t empty = stat_of(pool).used_bytes, state = 7, nr_frames = 0, bytes = 0;
 
 	memset(lens, 0, sizeof(lens));
-	for (uint64_t i = 1; i <= 60000; i++) {
+	for (uint64_t i = 1; i <= 20000; i++) {
 		uint32_t slot = (uint32_t)(content_random(&state) % MODEL_KEYS);
 		uint64_t key = slot * 40009u; /* many index pages */
 		uint32_t len_bytes = random_len(&state, true);
@@ -120,7 +120,7 @@ static void random_operations_match_a_model(void)
 			break;
 		}
 		expect(pool, key, versions[slot], lens[slot]);
-		CHECK(stat_of(pool).used_bytes <= 24 * MIB);
+		CHECK(stat_of(pool).used_bytes <= 16 * MIB);
 	}
 	for (uint32_t i = 0; i < MODEL_KEYS; i++) {
 		expect(pool, i * 40009u, versions[i], lens[i]);
@@ -175,7 +175,7 @@ static void waste_after_churn(bool is_wide)
 	uint64_t nr_keys = 0, state = 3;
 
 	while (stat_of(pool).frame_bytes < 32 * MIB)
-		CHECK_EQ(put(pool, nr_keys++, 0, random_len(&state, is_wide)), 0);
+		CHECK_EQ(ts_pool_put(pool, nr_keys++, data, random_len(&state, is_wide)), 0);
 	for (uint64_t i = 0; i < 20 * nr_keys; i++) {
 		uint64_t key = content_random(&state) % nr_keys;
 
