@@ -222,7 +222,7 @@ static void delete_all(struct ts_store *store, uint64_t nr_frames)
 /* Filled to the brim, a map has no page left for a delete to begin with, unless some were kept. */
 static void a_full_map_can_be_emptied_again_and_again(void)
 {
-	static const uint32_t lengths[] = { 60, 1500, 2100, 4060, 60000 };
+	static const uint32_t lengths[] = { 400, 1500, 2100, 4060, 60000 };
 	struct stat file;
 	char path[128];
 
