@@ -265,7 +265,7 @@ static void arena_holds_every_level(void)
 	for (int level = -7; level <= 22; level++) {
 		int id = level <= 8 ? ts_dict_add(table, dict, dict_len, level) : 0;
 
-		for (unsigned nr_pages = 1; nr_pages <= 64; nr_pages *= 2) {
+		for (unsigned nr_pages = 1; nr_pages <= 64; nr_pages *= 4) {
 			struct ts_codec_setting setting = { TS_CODEC_ZSTD, level, 0 };
 			struct ts_frame_owner owner = { 1, 2, ~0ull >> (64 - nr_pages) };
 			struct ts_frame_head head;

@@ -167,8 +167,10 @@ def _open_lmdb(path: Path) -> Store:
 def _open_file(path: Path) -> Store:
     from tierstore.stores.file import FileStore
 
+    with path.open("rb") as file:
+        size_bytes = file.seek(0, os.SEEK_END)  # stat() knows nothing of a block device's size
     return FileStore(
-        name="verify", size_bytes=path.stat().st_size, path=str(path), options={"readonly": "1"}
+        name="verify", size_bytes=size_bytes, path=str(path), options={"readonly": "1"}
     )
 
 
