@@ -62,7 +62,7 @@ def is_code(path: PurePosixPath) -> bool:
 
 def is_script(path: PurePosixPath) -> bool:
     """Whether this is a script without a suffix."""
-    return path.as_posix() in {"dev", ".ci/run"}
+    return path.as_posix() in {"dev", ".ci/run", "native/fuzz/run"}
 
 
 def strip_comments(text: str) -> str:
