@@ -96,7 +96,7 @@ class Codec(BaseModel):
         return self.name if self.level == 1 else f"{self.name}:{self.level}"
 
 
-_LEVELS = {"raw": (1, 1), "lz4": (1, 65537), "zstd": (-100, 19)}
+_LEVELS = {"raw": (1, 1), "lz4": (1, 64), "zstd": (-50, 19)}
 _CODEC_HINT = 'write "raw", "lz4", "lz4:ACCELERATION", "zstd" or "zstd:LEVEL"'
 
 
