@@ -31,7 +31,7 @@ struct ts_workload_options {
 	uint32_t write_pct;        /* touches that also write */
 	uint32_t zero_pct;         /* pages that start as zeros, in runs */
 	uint32_t hot_pct;          /* the window that most touches fall into, of the region */
-	uint32_t touches_per_s;    /* by all threads together, in the window; 0: as fast as it goes */
+	uint32_t touches_per_s;    /* of all threads, in the window; 0: as fast as it goes */
 	uint32_t cold_per_s;       /* touches anywhere in the region, besides those */
 	uint32_t drift_per_s;      /* pages by which the window moves on */
 	uint64_t seed;             /* of contents and pattern */

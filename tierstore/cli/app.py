@@ -48,9 +48,9 @@ def _options(
 @guarded
 def probe(json: Json = False) -> None:
     """What this kernel offers, what will be used, and what a fallback can't see."""
-    from tierstore.cli import probe as command
+    from tierstore.cli.probe import run
 
-    raise typer.Exit(command.run(as_json=json))
+    raise typer.Exit(run(as_json=json))
 
 
 @app.command()
@@ -77,7 +77,7 @@ def demo(
     The guest is a region filled with this machine's own files, and threads that read and write it
     and check each page they touch.  Exit code 1 on a single wrong byte.
     """
-    from tierstore.cli import demo as command
+    from tierstore.cli.demo import run
 
     given: dict[str, Any] = {
         "seconds": seconds,
@@ -89,16 +89,16 @@ def demo(
         "touches_per_s": touches,
         "folder": folder,
     }
-    raise typer.Exit(command.run(as_json=json, **given))
+    raise typer.Exit(run(as_json=json, **given))
 
 
 @app.command()
 @guarded
 def stat(pid: Pid = None, json: Json = False) -> None:
     """The statistics of a running engine, once."""
-    from tierstore.cli import stat as command
+    from tierstore.cli.stat import run
 
-    raise typer.Exit(command.run(pid=pid, as_json=json))
+    raise typer.Exit(run(pid=pid, as_json=json))
 
 
 @app.command()
@@ -110,9 +110,9 @@ def top(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line and look.")] = False,
 ) -> None:
     """A running engine, live: pages, tiers, faults a second, latencies, health."""
-    from tierstore.cli import top as command
+    from tierstore.cli.top import run
 
-    raise typer.Exit(command.run(pid=pid, interval_s=interval, count=count, as_json=json))
+    raise typer.Exit(run(pid=pid, interval_s=interval, count=count, as_json=json))
 
 
 @app.command()
@@ -122,9 +122,9 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check every frame of a tier's files, offline, without the C engine."""
-    from tierstore.cli import verify as command
+    from tierstore.cli.verify import run
 
-    raise typer.Exit(command.run(path, as_json=json))
+    raise typer.Exit(run(path, as_json=json))
 
 
 def main() -> None:
