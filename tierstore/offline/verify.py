@@ -81,6 +81,8 @@ class VerifyReport:
     raw_bytes: int = 0
     stored_bytes: int = 0
     elapsed_s: float = 0.0
+    may_hold_deleted: bool = False
+    """The store was not closed in order: frames deleted before its end may be counted again."""
     codecs: dict[str, CodecCount] = dataclasses.field(default_factory=dict)
     bad: list[BadFrame] = dataclasses.field(default_factory=list)
 
@@ -105,6 +107,9 @@ def verify(
     ``progress`` is called on this thread every 0.1 s or less often, and once at the end.  Blocks
     for as long as it takes to read and decode everything; holds one frame at a time.
 
+    A frame is looked for where the store says it is.  One whose very entry in the store was
+    destroyed is not missed by anybody but the engine.
+
     Damage is reported, not raised.  What is raised says what to do: ``StoreWrongFile`` (not a
     store of ours), ``StoreVersion`` (of another version), ``StoreLocked`` (an engine uses it),
     ``StoreError`` (nothing there, or it can't be read).
@@ -112,6 +117,7 @@ def verify(
     started = time.monotonic()
     kind, store = open_store(Path(path))
     report = VerifyReport(path=os.fspath(path), store=kind)
+    report.may_hold_deleted = not getattr(store, "is_clean", True)
     with store:
         _Verifier(store, report, progress, bad_max).run()
     report.elapsed_s = time.monotonic() - started
@@ -138,6 +144,10 @@ def open_store(path: Path, *, is_length_known: bool = False) -> tuple[str, Store
             return "lmdb", _open_lmdb(path)
         if stat.S_ISREG(mode) or stat.S_ISBLK(mode):
             return "file", _open_file(path)
+    except StoreWrongFile as error:
+        raise StoreWrongFile(
+            f"{path} is no store of tierstore; name the file, device or folder of a tier"
+        ) from error
     except StoreLocked:
         raise StoreLocked(
             f"{path} is in use by a running engine; close the engine first, then verify"
@@ -146,6 +156,11 @@ def open_store(path: Path, *, is_length_known: bool = False) -> tuple[str, Store
         raise StoreError(
             f"{path}: not permitted; run this as the user that runs the engine",
             status=-(error.errno or 13),
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path} can't be read: {error.strerror}; the medium fails, or the file is cut off",
+            status=-(error.errno or 5),
         ) from error
     raise StoreWrongFile(f"{path} is neither a file, a block device nor a folder")
 
