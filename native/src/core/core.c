@@ -31,15 +31,20 @@ struct ts_stages *ts_stages_create(struct ts_engine *engine)
 	return stages;
 }
 
+struct ts_region *ts_engine_enter_slot(struct ts_engine *engine, unsigned slot)
+{
+	TS_SCOPED_LOCK(&engine->regions_lock);
+	struct ts_region *region = engine->regions[slot];
+	return region && ts_region_enter(region) ? region : NULL;
+}
+
 struct ts_region *ts_engine_enter_region(struct ts_engine *engine, uint32_t region_id)
 {
+	TS_SCOPED_LOCK(&engine->regions_lock);
 	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
-		/* A slot is emptied only when the region has no users; entering first and looking
-		 * again closes the gap between the load and the entry. */
-		struct ts_region *region = atomic_load(&engine->regions[i]);
-		if (!region || region->id != region_id)
-			continue;
-		return ts_region_enter(region) ? region : NULL;
+		struct ts_region *region = engine->regions[i];
+		if (region && region->id == region_id)
+			return ts_region_enter(region) ? region : NULL;
 	}
 	return NULL;
 }

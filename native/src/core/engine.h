@@ -79,9 +79,9 @@ struct ts_engine {
 	uint32_t tick_ms;             /* unit of frame ages */
 	_Atomic uint32_t tick;        /* keeper's clock */
 
-	/* Slots are filled under control, read by anybody; a reader enters the region before use. */
-	_Atomic(struct ts_region *) regions[TS_REGION_MAX];
-	_Atomic uint32_t nr_regions;
+	pthread_mutex_t regions_lock; /* Guards regions[].  Innermost; held to enter one, no longer. */
+	struct ts_region *regions[TS_REGION_MAX];
+	uint32_t nr_regions;
 	uint32_t next_region_id;
 
 	struct ts_fault_server *faults;
@@ -102,6 +102,8 @@ void ts_log(struct ts_engine *engine, int level, const char *format, ...)
 /* A histogram set for the calling thread; lives as long as the engine.  NULL: no memory. */
 struct ts_stages *ts_stages_create(struct ts_engine *engine);
 
+/* The region in this slot, entered; NULL if there is none, or it is draining. */
+struct ts_region *ts_engine_enter_slot(struct ts_engine *engine, unsigned slot);
 /* The region with this id, entered (ts_region_leave() when done); NULL if gone or draining. */
 struct ts_region *ts_engine_enter_region(struct ts_engine *engine, uint32_t region_id);
 

@@ -99,6 +99,8 @@ void ts_tier_close(struct ts_tier *tier)
 
 bool ts_tier_admits(const struct ts_tier *tier)
 {
+	if (atomic_load_explicit(&tier->is_full, memory_order_relaxed))
+		return false;
 	if (!atomic_load_explicit(&tier->is_failed, memory_order_relaxed))
 		return true;
 	ts_mono_ns failed_at_ns = atomic_load_explicit(&tier->failed_at_ns, memory_order_relaxed);

@@ -71,9 +71,7 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 static void drop_lost(struct ts_batch *batch)
 {
 	TS_PAGESET_EACH(i, &batch->owned) {
-		if (ts_word_load(ts_batch_word(batch, i)) == ts_batch_leaving(batch, i))
-			continue;
-		if (ts_batch_swap_owned(batch, i, ts_batch_leaving(batch, i)))
+		if (ts_batch_is_owned(batch, i))
 			continue;
 		batch->nr_cancelled++;
 		ts_batch_drop_kept(batch, i);

@@ -52,6 +52,19 @@ bool ts_batch_swap_owned(struct ts_batch *batch, unsigned i, ts_word to)
 	}
 }
 
+bool ts_batch_is_owned(struct ts_batch *batch, unsigned i)
+{
+	ts_word coming = ts_word_make(TS_COMING, TS_WORD_STAGED, ts_batch_slot(batch, i));
+	unsigned spins = 0;
+
+	for (;;) {
+		ts_word word = ts_word_load(ts_batch_word(batch, i));
+		if ((word & ~(ts_word)TS_WORD_REMOVED) != coming)
+			return word == ts_batch_leaving(batch, i);
+		ts_gate_pause(&spins);
+	}
+}
+
 void ts_batch_drop_kept(struct ts_batch *batch, unsigned i)
 {
 	if (batch->kept_frame[i])

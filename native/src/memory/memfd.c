@@ -135,7 +135,7 @@ static void take(struct ts_batch *batch)
 	return_pages(batch, &touched);
 	/* Whatever left LEAVING before it was guarded (or has no address) is not ours to read. */
 	TS_PAGESET_EACH(i, &batch->owned)
-		if (ts_word_load(ts_batch_word(batch, i)) != ts_batch_leaving(batch, i))
+		if (!ts_batch_is_owned(batch, i))
 			ts_pageset_add(&lost, i);
 	return_pages(batch, &lost);
 	read_pages(batch, &unread);
@@ -236,7 +236,7 @@ static void give_back(struct ts_batch *batch)
 
 const struct ts_memory_ops ts_memory_memfd_ops = {
 	.name = "memfd",
-	.has_probation = false,
+	.releases_late = true,
 	.take = take,
 	.release = release,
 	.give_back = give_back,

@@ -51,6 +51,9 @@ struct ts_memory_ops {
 	/* Pages stay out of the guest while LEAVING, so probation makes sense. */
 	bool has_probation;
 
+	/* RAM is still the guest's when a page is published: its word says RELEASING until then. */
+	bool releases_late;
+
 	/* Makes the contents of every owned page readable at data.  Pages that can't be taken, or were
 	 * touched since the scan, go back to RESIDENT and out of `owned`. */
 	void (*take)(struct ts_batch *batch);
@@ -92,6 +95,8 @@ void ts_batch_each_run(struct ts_batch *batch, const struct ts_pageset *set, enu
 /* Swaps an owned page from LEAVING to `to`.  If a fault has the page (COMING, STAGED), waits until it
  * has left the slot alone.  False: the page is ours no more; it was cancelled or removed. */
 bool ts_batch_swap_owned(struct ts_batch *batch, unsigned i, ts_word to);
+/* Is the page still ours (LEAVING)?  Waits for a fault that copies from our slot this moment. */
+bool ts_batch_is_owned(struct ts_batch *batch, unsigned i);
 /* An owned page that the guest has never lost (not moved, or not guarded) stays: RESIDENT. */
 void ts_batch_disown(struct ts_batch *batch, unsigned i);
 void ts_batch_drop_kept(struct ts_batch *batch, unsigned i);

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * tool.c — restoring pages on request (tool.h). */
+#include "engine/tool.h"
+
+#include <errno.h>
+#include <sched.h>
+
+#include "fault/serve.h"
+
+enum { DEPTH = 16 };  /* reads under way */
+
+struct ts_tool {
+	struct ts_serve_ctx serve;
+};
+
+int ts_tool_create(struct ts_engine *engine, struct ts_tool **tool_out)
+{
+	struct ts_tool *tool = calloc(1, sizeof(*tool));
+	int rc = tool ? ts_serve_init(&tool->serve, engine, DEPTH) : -ENOMEM;
+
+	if (rc) {
+		free(tool);
+		return rc;
+	}
+	*tool_out = tool;
+	return 0;
+}
+
+void ts_tool_destroy(struct ts_tool *tool)
+{
+	if (!tool)
+		return;
+	ts_serve_finish(&tool->serve);
+	free(tool);
+}
+
+static bool needs_restore(ts_word word, bool with_fills)
+{
+	switch (ts_word_state(word)) {
+	case TS_AWAY:
+	case TS_LEAVING:
+	case TS_COMING:
+		return true;
+	case TS_ZERO:
+		/* RELEASING: wait until the evictor is done with it. */
+		return with_fills && (ts_word_payload(word) || (word & TS_WORD_RELEASING));
+	case TS_RESIDENT:
+	case TS_GONE:
+	case TS_STATE_COUNT:
+		break;
+	}
+	return false;
+}
+
+/* One pass; how many pages were not yet back when it looked at them. */
+static uint32_t restore_pass(struct ts_tool *tool, struct ts_region *region, uint32_t first_page,
+			     uint32_t nr_pages, bool with_fills)
+{
+	uint32_t nr_left = 0;
+
+	for (uint32_t page = first_page; page < first_page + nr_pages; page++) {
+		ts_word word = ts_word_load(&region->words[page]);
+		if (!needs_restore(word, with_fills))
+			continue;
+		nr_left++;
+		/* A page on probation comes back by itself or by its evictor; a prefetch that takes it
+		 * out of the staging area is right, too. */
+		ts_serve_page(&tool->serve, ts_region_shard(region, page), page,
+			      TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns());
+		if (tool->serve.fetch.nr_busy == DEPTH)
+			ts_serve_reap(&tool->serve, 100);
+		tool->serve.nr_later = 0;  /* the next pass finds them */
+	}
+	while (tool->serve.fetch.nr_busy)
+		ts_serve_reap(&tool->serve, 100);
+	tool->serve.nr_later = 0;
+	return nr_left;
+}
+
+int ts_tool_restore(struct ts_tool *tool, struct ts_region *region, uint32_t first_page,
+		    uint32_t nr_pages, bool with_fills)
+{
+	_Atomic uint64_t *poisoned = &region->counters.failures[TS_FAIL_POISONED];
+	uint64_t nr_poisoned = atomic_load(poisoned);
+
+	while (restore_pass(tool, region, first_page, nr_pages, with_fills))
+		sched_yield();
+	return atomic_load(poisoned) == nr_poisoned ? 0 : TS_ECORRUPT;
+}

@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * demote.c — frames down the ladder (demote.h). */
+#include "evict/demote.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "os/sys.h"
+#include "util/hook.h"
+
+/* The pages of one aligned range that are to share a new frame. */
+struct merge {
+	struct ts_region *region;
+	uint32_t first_page;
+	unsigned nr_pages;
+	uint64_t bits;                        /* pages first_page + i whose contents are at hand */
+	uint32_t frames[TS_FRAME_PAGES_MAX];  /* the frame that page i is in now */
+	uint8_t *pages;                       /* page i at pages + i * 4 KiB */
+};
+
+int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine)
+{
+	*demoter = (struct ts_demoter){ .engine = engine };
+	int rc = ts_fetch_init(&demoter->fetch, engine, 1);
+	if (rc)
+		return rc;
+	/* Room for the pages in place, and for the same pages made contiguous. */
+	demoter->raw = ts_sys_alloc_pages(2 * TS_FRAME_RAW_MAX);
+	demoter->out = ts_sys_alloc_pages(TS_FRAME_BYTES_MAX);
+	rc = demoter->raw && demoter->out ? 0 : -ENOMEM;
+	if (!rc)
+		rc = ts_encoder_create(engine->dicts, &demoter->encoder);
+	if (rc)
+		ts_demoter_finish(demoter);
+	return rc;
+}
+
+void ts_demoter_finish(struct ts_demoter *demoter)
+{
+	if (demoter->fetch.engine)
+		ts_fetch_finish(&demoter->fetch);
+	ts_encoder_destroy(demoter->encoder);
+	ts_sys_free_pages(demoter->raw, 2 * TS_FRAME_RAW_MAX);
+	ts_sys_free_pages(demoter->out, TS_FRAME_BYTES_MAX);
+	*demoter = (struct ts_demoter){ 0 };
+}
+
+/* Reads and decodes a frame that the caller holds a reference to.  0, or an error: it stays where it
+ * is, and the fault that needs it will report what is wrong with it. */
+static int read_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
+		      struct ts_frame_head *head)
+{
+	struct ts_fetch_slot *slot = ts_fetch_acquire(&demoter->fetch);
+
+	TS_ASSERT(slot);
+	slot->frame = frame;
+	slot->tier = (uint8_t)tier;
+	int rc = ts_fetch_wait(&demoter->fetch, slot);
+	const uint8_t *bytes = (const uint8_t *)slot->get.buf + slot->get.off_bytes;
+	if (!rc)
+		rc = ts_decode(demoter->fetch.decoder, bytes, slot->get.len_bytes, head,
+			       demoter->fetch.raw, demoter->engine->frame_raw_max);
+	ts_fetch_release(&demoter->fetch, slot);
+	return rc < 0 ? rc : 0;
+}
+
+/* Copies those pages of the decoded frame that are still AWAY in it and lie in the merge's range. */
+static void collect_pages(struct ts_demoter *demoter, struct merge *merge, uint32_t frame,
+			  const struct ts_frame_head *head)
+{
+	unsigned idx = 0;
+
+	if (head->region != merge->region->id)
+		return;
+	for (uint64_t bits = head->page_bits; bits; bits &= bits - 1, idx++) {
+		uint32_t page = head->base_page + (uint32_t)__builtin_ctzll(bits);
+		uint32_t i = page - merge->first_page;
+		if (page < merge->first_page || i >= merge->nr_pages)
+			continue;
+		if (ts_word_load(&merge->region->words[page]) != ts_word_make(TS_AWAY, 0, frame))
+			continue;
+		memcpy(merge->pages + ((size_t)i << TS_PAGE_SHIFT),
+		       demoter->fetch.raw + ((size_t)idx << TS_PAGE_SHIFT), TS_PAGE_BYTES);
+		merge->frames[i] = frame;
+		merge->bits |= UINT64_C(1) << i;
+	}
+}
+
+/* The range's other pages that are AWAY in frames of the same tier. */
+static void collect_neighbours(struct ts_demoter *demoter, struct merge *merge, unsigned tier)
+{
+	struct ts_engine *engine = demoter->engine;
+	struct ts_frame_head head;
+
+	for (unsigned i = 0; i < merge->nr_pages; i++) {
+		ts_word word = ts_word_load(&merge->region->words[merge->first_page + i]);
+		uint32_t frame = ts_word_payload(word);
+		if (merge->bits >> i & 1 || word != ts_word_make(TS_AWAY, 0, frame))
+			continue;
+		if (!ts_frames_try_ref(&engine->frames, frame, tier))
+			continue;
+		if (!read_frame(demoter, tier, frame, &head))
+			collect_pages(demoter, merge, frame, &head);
+		ts_frames_unref(&engine->frames, frame);
+	}
+}
+
+static const uint8_t *make_contiguous(struct merge *merge)
+{
+	uint8_t *dst = merge->pages + TS_FRAME_RAW_MAX;
+	unsigned n = 0;
+
+	for (uint64_t bits = merge->bits; bits; bits &= bits - 1)
+		memcpy(dst + ((size_t)n++ << TS_PAGE_SHIFT),
+		       merge->pages + ((size_t)__builtin_ctzll(bits) << TS_PAGE_SHIFT),
+		       TS_PAGE_BYTES);
+	return dst;
+}
+
+/* Stores the merged pages as a new frame of `tier`.  Its id with one reference, or an error. */
+static int64_t store_merged(struct ts_demoter *demoter, const struct merge *merge,
+			    struct ts_tier *tier, const uint8_t *raw)
+{
+	struct ts_engine *engine = demoter->engine;
+	unsigned nr_pages = (unsigned)__builtin_popcountll(merge->bits);
+	struct ts_codec_setting setting = ts_tier_setting(tier);
+	struct ts_frame_owner owner = { merge->region->id, merge->first_page, merge->bits };
+	int len = setting.dict_id ?
+		  ts_encode_with_gain(demoter->encoder, &setting, &owner, raw, demoter->out,
+				      TS_FRAME_BYTES_MAX, &tier->gain) :
+		  ts_encode(demoter->encoder, &setting, &owner, raw, demoter->out,
+			    TS_FRAME_BYTES_MAX);
+	if (len < 0)
+		return len;
+	int64_t frame = ts_frames_alloc(&engine->frames, tier->index, nr_pages,
+					atomic_load(&engine->tick));
+	if (frame < 0)
+		return frame;
+	struct ts_put item = { .key = (uint64_t)frame, .data = demoter->out,
+			       .len_bytes = (uint32_t)len };
+	int rc = ts_store_put(tier->store, &item, 1);
+	int status = rc < 0 ? rc : item.status;
+	ts_tier_count_frame(tier, 1, nr_pages);
+	ts_tier_note_put(engine, tier, status);
+	if (status)
+		ts_frames_unref(&engine->frames, (uint32_t)frame);
+	return status ? status : frame;
+}
+
+/* Swings the words.  A page that was fetched, removed or unmapped meanwhile is not ours to move. */
+static uint64_t publish(struct ts_engine *engine, const struct merge *merge, unsigned from,
+			unsigned to, uint32_t frame)
+{
+	uint64_t nr_moved = 0;
+
+	TS_PHASE(TS_PHASE_DEMOTE);
+	for (uint64_t bits = merge->bits; bits; bits &= bits - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(bits);
+		ts_word word = ts_word_make(TS_AWAY, 0, merge->frames[i]);
+		ts_frames_ref(&engine->frames, frame);
+		atomic_fetch_add_explicit(&engine->tiers[to].nr_pages, 1, memory_order_relaxed);
+		if (ts_word_swap(&merge->region->words[merge->first_page + i], &word,
+				 ts_word_make(TS_AWAY, 0, frame))) {
+			ts_frames_unref(&engine->frames, merge->frames[i]);
+			atomic_fetch_sub_explicit(&engine->tiers[from].nr_pages, 1,
+						  memory_order_relaxed);
+			nr_moved++;
+		} else {
+			ts_frames_unref(&engine->frames, frame);
+			atomic_fetch_sub_explicit(&engine->tiers[to].nr_pages, 1,
+						  memory_order_relaxed);
+		}
+	}
+	ts_frames_unref(&engine->frames, frame);
+	return nr_moved;
+}
+
+/* Moves the range around `page` from tier `from` to the first lower one that takes it. */
+static uint64_t move_range(struct ts_demoter *demoter, struct merge *merge, unsigned from)
+{
+	struct ts_engine *engine = demoter->engine;
+	const uint8_t *raw = make_contiguous(merge);
+
+	for (unsigned t = from + 1; t < engine->nr_tiers; t++) {
+		if (!ts_tier_admits(&engine->tiers[t]))
+			continue;
+		int64_t frame = store_merged(demoter, merge, &engine->tiers[t], raw);
+		if (frame < 0)
+			continue;
+		uint64_t nr_moved = publish(engine, merge, from, t, (uint32_t)frame);
+		atomic_fetch_add(&engine->tiers[from].nr_demoted_out, nr_moved);
+		atomic_fetch_add(&engine->tiers[t].nr_demoted_in, nr_moved);
+		return nr_moved;
+	}
+	return 0;
+}
+
+/* Resident pages that the frame keeps copies of hold it in its tier; they can do without. */
+static void drop_kept_of(struct ts_engine *engine, struct ts_region *region, uint32_t frame,
+			 const struct ts_frame_head *head)
+{
+	for (uint64_t bits = head->page_bits; bits; bits &= bits - 1) {
+		uint32_t page = head->base_page + (uint32_t)__builtin_ctzll(bits);
+		ts_word word = ts_word_make(TS_RESIDENT, TS_WORD_KEPT, frame);
+		if (page < region->nr_pages &&
+		    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
+			ts_frames_unref(&engine->frames, frame);
+	}
+}
+
+static unsigned range_below(const struct ts_engine *engine, unsigned tier)
+{
+	unsigned range_pages = engine->tiers[tier].range_pages;
+
+	for (unsigned t = tier + 1; t < engine->nr_tiers; t++)
+		if (ts_tier_admits(&engine->tiers[t]))
+			return TS_MAX(range_pages, engine->tiers[t].range_pages);
+	return 0;
+}
+
+/* The frame is held by a reference. */
+static uint64_t demote_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
+			     unsigned range_pages)
+{
+	struct ts_engine *engine = demoter->engine;
+	struct ts_frame_head head;
+	uint64_t nr_moved = 0;
+
+	if (read_frame(demoter, tier, frame, &head))
+		return 0;
+	struct ts_region *region = ts_engine_enter_region(engine, head.region);
+	if (!region)
+		return 0;
+	drop_kept_of(engine, region, frame, &head);
+	struct merge merge = {
+		.region = region,
+		.first_page = head.base_page / range_pages * range_pages,
+		.pages = demoter->raw,
+	};
+	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - merge.first_page);
+	collect_pages(demoter, &merge, frame, &head);
+	if (merge.bits) {
+		collect_neighbours(demoter, &merge, tier);
+		nr_moved = move_range(demoter, &merge, tier);
+	}
+	ts_region_leave(region);
+	return nr_moved;
+}
+
+uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
+			unsigned nr_max)
+{
+	struct ts_engine *engine = demoter->engine;
+	uint32_t end = atomic_load(&engine->frames.id_end);
+	uint32_t tick = atomic_load(&engine->tick);
+	uint64_t nr_moved = 0;
+	unsigned nr_frames = 0;
+
+	for (uint32_t n = 1; n < end && nr_frames < nr_max; n++) {
+		unsigned range_pages = range_below(engine, tier);
+		if (!range_pages)
+			break;
+		uint32_t id = demoter->hand[tier] % end;
+		demoter->hand[tier] = id + 1;
+		uint32_t entry = id ? ts_frames_load(&engine->frames, id) : 0;
+		if (!ts_frame_is_used(entry) || ts_frame_tier(entry) != tier ||
+		    ts_frame_refs(entry) == 0 || ts_frame_age(entry, tick) < age_min_ticks ||
+		    !ts_frames_try_ref(&engine->frames, id, tier))
+			continue;
+		nr_moved += demote_frame(demoter, tier, id, range_pages);
+		ts_frames_unref(&engine->frames, id);
+		nr_frames++;
+	}
+	return nr_moved;
+}
+
+unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_frames)
+{
+	uint32_t nr_by_age[4096] = { 0 };
+	uint32_t end = atomic_load(&engine->frames.id_end), tick = atomic_load(&engine->tick);
+	uint64_t nr_older = 0;
+
+	for (uint32_t id = 1; id < end; id++) {
+		uint32_t entry = ts_frames_load(&engine->frames, id);
+		if (ts_frame_is_used(entry) && ts_frame_tier(entry) == tier && ts_frame_refs(entry))
+			nr_by_age[ts_frame_age(entry, tick)]++;
+	}
+	for (unsigned age = 4095; age > 0; age--) {
+		nr_older += nr_by_age[age];
+		if (nr_older >= nr_frames)
+			return age;
+	}
+	return 0;
+}
+
+uint64_t ts_demote_drop_kept(struct ts_demoter *demoter, unsigned tier, uint64_t nr_max)
+{
+	struct ts_engine *engine = demoter->engine;
+	uint64_t nr_dropped = 0;
+
+	for (unsigned r = 0; r < TS_REGION_MAX && nr_dropped < nr_max; r++) {
+		struct ts_region *region = ts_engine_enter_slot(engine, r);
+		if (!region)
+			continue;
+		for (uint32_t page = 0; page < region->nr_pages && nr_dropped < nr_max; page++) {
+			ts_word word = ts_word_load(&region->words[page]);
+			if (!ts_word_is(word, TS_RESIDENT) || !(word & TS_WORD_KEPT))
+				continue;
+			uint32_t frame = ts_word_payload(word);
+			if (ts_frame_tier(ts_frames_load(&engine->frames, frame)) != tier ||
+			    !ts_word_swap(&region->words[page], &word,
+					  ts_word_make(TS_RESIDENT, 0, 0)))
+				continue;
+			ts_frames_unref(&engine->frames, frame);
+			nr_dropped++;
+		}
+		ts_region_leave(region);
+	}
+	return nr_dropped;
+}

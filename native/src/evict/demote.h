@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * demote.h — frames down the ladder: read from one tier, encoded anew for a lower one, published there.
+ *
+ * Run by the keeper thread alone.  A new frame is made (its range may be larger, so that several old
+ * frames go into one); page words swing from the old to the new one by one; an old frame dies when its
+ * last page has left it.
+ */
+#ifndef TS_EVICT_DEMOTE_H
+#define TS_EVICT_DEMOTE_H
+
+#include "core/fetch.h"
+
+struct ts_demoter {
+	struct ts_engine *engine;
+	struct ts_fetch fetch;
+	struct ts_encoder *encoder;
+	uint8_t *raw;      /* pages of the new frame */
+	uint8_t *out;
+	uint32_t hand[TS_TIER_MAX];  /* where the sweep of each tier's frames goes on */
+	uint32_t kept_hand;
+};
+
+int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine);
+void ts_demoter_finish(struct ts_demoter *demoter);
+
+/* Moves up to nr_max frames of the tier that are at least age_min_ticks old to a lower tier.  Returns
+ * how many pages went. */
+uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
+			unsigned nr_max);
+/* The age that at least nr_frames of the tier's frames have: "the oldest". */
+unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_frames);
+/* Forgets up to nr_max kept copies of resident pages in the tier: they only take room there. */
+uint64_t ts_demote_drop_kept(struct ts_demoter *demoter, unsigned tier, uint64_t nr_max);
+
+#endif
