@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +61,6 @@ class TestPythonLmdb(NamedContract):
     can_keep = True
 
 
-@pytest.mark.skipif(find_spec("tierstore.stores.file") is None, reason="not written yet")
 class TestPythonFile(NamedContract):
     store_name = "python-file"
     path_kind = "file"

@@ -188,6 +188,8 @@ def py_store_put(struct: Any, items: Any, nr_items: int) -> int:
         outcomes = store.put([(items[i].key, view) for i, view in enumerate(views)])
         if len(outcomes) != nr_items:
             raise ValueError(f"put returned {len(outcomes)} outcomes for {nr_items} items")
+        if not all(outcome is None or isinstance(outcome, Exception) for outcome in outcomes):
+            raise TypeError("put returned an outcome that is neither None nor an exception")
         for i, outcome in enumerate(outcomes):
             items[i].status = 0 if outcome is None else bound.failed(outcome, "put")
     except BaseException as error:

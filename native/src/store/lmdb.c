@@ -208,7 +208,8 @@ static int read_txn_open(struct ts_lmdb_store *lmdb, MDB_txn **txn_out)
 	return rc;
 }
 
-/* Undoes lmdb_open() from any point on.  @keep: the folder keeps its frames. */
+/* Undoes lmdb_open() from any point on.  @keep: the folder keeps its frames.  Those of a store
+ * that could not be opened are as they were. */
 static int lmdb_finish(struct ts_lmdb_store *lmdb, bool keep)
 {
 	int result = 0;
@@ -218,7 +219,7 @@ static int lmdb_finish(struct ts_lmdb_store *lmdb, bool keep)
 	if (lmdb->look_txn)
 		mdb_txn_abort(lmdb->look_txn);
 	if (lmdb->env) {
-		if (keep)
+		if (keep && lmdb->is_open)
 			result = ts_lmdb_error(mdb_env_sync(lmdb->env, 1));
 		mdb_env_close(lmdb->env);
 	}
@@ -246,6 +247,7 @@ static int contents_open(struct ts_lmdb_store *lmdb, const struct ts_store_confi
 		rc = read_txn_open(lmdb, &lmdb->stat_txn);
 	if (rc == 0)
 		rc = read_txn_open(lmdb, &lmdb->look_txn);
+	lmdb->is_open = rc == 0;
 	if (rc == 0)
 		return 0;
 	return ts_fail(ts_lmdb_error(rc), "lmdb store '%s': open %s: %s%s", lmdb->name,

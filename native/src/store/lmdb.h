@@ -44,7 +44,7 @@ struct ts_lmdb_store {
 	struct ts_lmdb_folder folder;
 	MDB_env *env;
 	MDB_dbi frames, main;
-	bool keep, sync;
+	bool keep, sync, is_open;
 	uint32_t frame_max_bytes;
 	uint32_t page_bytes;
 	uint64_t map_pages;      /* the size limit */
