@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import pytest
 
 from tierstore.abc import FRAME_BYTES_MAX, Store
 from tierstore.errors import StoreNotFound
 
-__all__ = ["ContractBase", "check_frames", "get_or_none", "make_frame", "random_len"]
+__all__ = ["ContractBase", "applies_if", "check_frames", "get_or_none", "make_frame", "random_len"]
 
 
 def make_frame(key: int, version: int, len_bytes: int) -> bytes:
@@ -51,6 +51,19 @@ def random_len(rng: random.Random, len_max: int) -> int:
     return rng.randint(1, min(65536 if share < 0.95 else len_max, len_max))
 
 
+_Test = TypeVar("_Test", bound=Callable[..., None])
+
+
+def applies_if(attribute: str) -> Callable[[_Test], _Test]:
+    """A test that exists only in classes whose ``attribute`` is set (not ``None`` or ``False``)."""
+
+    def mark(test: _Test) -> _Test:
+        test.__dict__["applies_if"] = attribute
+        return test
+
+    return mark
+
+
 class ContractBase:
     """Derive from :class:`tierstore.testing.contract.StoreContract`, not from this."""
 
@@ -70,6 +83,28 @@ class ContractBase:
 
     can_keep: ClassVar[bool] = False
     """Whether ``keep=True`` makes the frames outlive ``close``."""
+
+    injects: ClassVar[bool] = False
+    """Set for stores of the C core: its calls are made to fail one after the other."""
+
+    _conditional: ClassVar[Mapping[str, Callable[..., None]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Leave out the tests that don't apply, so that none has to be skipped."""
+        super().__init_subclass__()
+        own = {name: test for name, test in vars(cls).items() if hasattr(test, "applies_if")}
+        cls._conditional = {**cls._inherited_conditional(), **own}
+        for name, test in cls._conditional.items():
+            if name not in own:
+                applies = getattr(cls, test.__dict__["applies_if"])
+                setattr(cls, name, test if applies else None)
+
+    @classmethod
+    def _inherited_conditional(cls) -> dict[str, Callable[..., None]]:
+        found: dict[str, Callable[..., None]] = {}
+        for base in reversed(cls.__mro__[1:]):
+            found |= vars(base).get("_conditional", {})
+        return found
 
     def open_store(
         self,

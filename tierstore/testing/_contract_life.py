@@ -13,7 +13,13 @@ import pytest
 
 from tierstore.abc import Store
 from tierstore.errors import StoreError, StoreLocked, StoreWrongFile, TierstoreError
-from tierstore.testing._contract_base import ContractBase, check_frames, get_or_none, make_frame
+from tierstore.testing._contract_base import (
+    ContractBase,
+    applies_if,
+    check_frames,
+    get_or_none,
+    make_frame,
+)
 from tierstore.testing.faults import fail_nth, has_hooks
 
 __all__ = ["LifeContract"]
@@ -74,9 +80,6 @@ class _Model:
 class LifeContract(ContractBase):
     """From open to close and over it."""
 
-    injects: bool = False
-    """Set for stores of the C core: its calls are made to fail one after the other."""
-
     def test_close_drops_everything_unless_asked_to_keep(self, tmp_path: Path) -> None:
         with self.open(tmp_path) as store:
             if store.is_persistent:
@@ -86,9 +89,8 @@ class LifeContract(ContractBase):
             assert store.stat().nr_frames == 0
             assert get_or_none(store, 1) is None
 
+    @applies_if("can_keep")
     def test_close_keeps_what_it_was_asked_to(self, tmp_path: Path) -> None:
-        if not self.can_keep:
-            pytest.skip("this store keeps nothing")
         frames = {key: make_frame(key, 0, 10 + key * 301) for key in range(50)}
         with self.open(tmp_path, keep=True) as store:
             assert store.is_persistent
@@ -109,27 +111,24 @@ class LifeContract(ContractBase):
         store.close()
         store.close()
 
+    @applies_if("path_kind")
     def test_a_path_is_opened_once(self, tmp_path: Path) -> None:
-        if self.path_kind is None:
-            pytest.skip("no path")
         with self.open(tmp_path) as store:
             assert store.put([(1, b"one")]) == [None]
             with pytest.raises(StoreLocked):
                 self.open(tmp_path)
             assert store.get(1) == b"one"
 
+    @applies_if("path_kind")
     def test_files_are_private(self, tmp_path: Path) -> None:
-        if self.path_kind is None:
-            pytest.skip("no path")
         with self.open(tmp_path) as store:
             assert store.put([(1, b"secret")]) == [None]
             path = tmp_path / "store"
             made = [path, *path.rglob("*")] if path.is_dir() else [path]
             assert [str(p) for p in made if p.exists() and not private(p)] == []
 
+    @applies_if("path_kind")
     def test_what_is_not_ours_is_not_touched(self, tmp_path: Path) -> None:
-        if self.path_kind is None:
-            pytest.skip("no path")
         path = tmp_path / "store"
         theirs = path
         if self.path_kind == "folder":
@@ -143,9 +142,8 @@ class LifeContract(ContractBase):
         assert theirs.read_bytes() == b"somebody's work" * 5000
         assert sorted(tmp_path.rglob("*")) == before
 
+    @applies_if("path_kind")
     def test_what_a_crash_left_is_reclaimed(self, tmp_path: Path) -> None:
-        if self.path_kind is None:
-            pytest.skip("no path")
         for keep in {False, self.can_keep}:
             child = os.fork()
             if child == 0:
@@ -186,11 +184,10 @@ class LifeContract(ContractBase):
         model.get(store, 1)
         return store
 
+    @applies_if("injects")
     @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.ENOMEM])
     def test_any_one_call_may_fail(self, tmp_path: Path, error: int) -> None:
         """Fail the first, second, ... Nth call until a run passes untouched: nothing is lost."""
-        if not self.injects:
-            pytest.skip("only calls of the C core can be made to fail")
         if not has_hooks():
             pytest.skip("the core was built without -Dhooks=true")
         for nth in range(1, _NTH_MAX):
