@@ -9,7 +9,6 @@ What is added here is what no header can say: the functions that C calls and Pyt
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,9 +63,6 @@ def main(argv: list[str]) -> int:
     source = "".join(f"#define {name}\n" for name in args.define)
     source += "".join(f'#include "{header.resolve()}"\n' for header in args.header)
     declarations = preprocess(args.compiler, args.header, args.define)
-    # Until every declared function exists: a missing one is NULL, not a failing import.
-    names = re.findall(r"\b(ts_\w+)\([^()]*\);", declarations)
-    source += "".join(f"#pragma weak {name}\n" for name in names)
     ffi = FFI()
     ffi.cdef(declarations + CALLBACKS)
     ffi.set_source(MODULE, source)
