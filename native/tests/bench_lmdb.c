@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_lmdb.c — what the store "lmdb" costs beside the bare library with the same settings: puts in
- * batches, gets from the page cache, gets through the thread that the engine gives it, gets
+ * bench_lmdb.c — what the store "lmdb" costs beside the bare library with the same settings: puts
+ * in batches, gets from the page cache, gets through the thread that the engine gives it, gets
  * from the disk; and what frames of different lengths cost in pages.
  * Usage: bench_lmdb [megabytes] [frame length] [folder] */
 #include <errno.h>
 #include <fcntl.h>
 #include <lmdb.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -45,15 +44,30 @@ static void print_rate(const char *what, ts_mono_ns start_ns)
 	       (double)nr_frames * len_bytes / 1e6 / seconds);
 }
 
+/* An empty folder of this name under the root: what an earlier one held is removed. */
 static const char *folder_new(const char *name)
 {
+	static const char *const files[] = { "data.mdb", "lock.mdb", "tierstore-lmdb" };
 	static char path[192];
-	char command[512];
+	char file[256];
 
+	CHECK(mkdir(root, 0700) == 0 || errno == EEXIST);
 	snprintf(path, sizeof(path), "%s/%s", root, name);
-	snprintf(command, sizeof(command), "rm -rf '%s' && mkdir -p '%s'", path, path);
-	CHECK_EQ(system(command), 0);
+	CHECK(mkdir(path, 0700) == 0 || errno == EEXIST);
+	for (size_t i = 0; i < TS_ARRAY_LEN(files); i++) {
+		snprintf(file, sizeof(file), "%s/%s", path, files[i]);
+		CHECK(unlink(file) == 0 || errno == ENOENT);
+	}
 	return path;
+}
+
+static void folders_remove(void)
+{
+	static const char *const names[] = { "writemap", "bare", "store", "pages" };
+
+	for (size_t i = 0; i < TS_ARRAY_LEN(names); i++)
+		CHECK_EQ(rmdir(folder_new(names[i])), 0);
+	CHECK_EQ(rmdir(root), 0);
 }
 
 /* ---- The bare library ------------------------------------------------------------------- */
@@ -260,5 +274,6 @@ int main(int argc, char **argv)
 	through_the_store();
 	for (size_t i = 0; i < TS_ARRAY_LEN(lengths); i++)
 		print_pages(lengths[i]);
+	folders_remove();
 	return 0;
 }

@@ -295,8 +295,8 @@ static void gets_do_not_keep_a_full_map_from_being_churned(void)
 }
 
 #ifdef TS_HOOKS
-/* What a run with one failing call must not do: leak (the sanitizer build sees it), hang, or leave a
- * folder that can't be opened.  What is in the frames is tests/contract's. */
+/* What a run with one failing call must not do: leak (the sanitizer build sees it), hang, or leave
+ * a folder that can't be opened.  What is in the frames is tests/contract's. */
 static void any_one_call_may_fail(void)
 {
 	uint64_t nth = 0, nr_failed, keys[] = { 1, 2, 3 };
