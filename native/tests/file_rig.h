@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,14 +31,17 @@ enum {
 
 static char rig_folder[256];
 
+static inline int rig_remove(const char *path, const struct stat *info, int flag,
+			     struct FTW *where)
+{
+	if (remove(path))
+		fprintf(stderr, "could not remove %s\n", path);
+	return 0;
+}
+
 static inline void rig_cleanup(void)
 {
-	char command[300];
-
-	/* The tests name only files of their own in there. */
-	snprintf(command, sizeof(command), "rm -rf '%s'", rig_folder);
-	if (system(command))
-		fprintf(stderr, "could not remove %s\n", rig_folder);
+	nftw(rig_folder, rig_remove, 8, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
 /* A path in a folder that is removed at exit. */

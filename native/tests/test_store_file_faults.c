@@ -154,7 +154,8 @@ static void opening_fails(void)
 
 static void submissions_fail(void)
 {
-	fail_each("submit-eagain", SITE(URING_SUBMIT), EAGAIN, false);
+	fail_each("submit-enomem", SITE(URING_SUBMIT), ENOMEM, false);
+	fail_each("submit-eagain", SITE(URING_SUBMIT), EAGAIN, true);
 	fail_each("submit-all", SITE(URING_SUBMIT), EBUSY, true);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
- * test_store_file_stress.c — threads that put, delete, get and collect at the same time in a store
- * with little room to spare.  Each writer owns its keys, as the engine does, and gets race with
- * collections that move what they read. */
+ * test_store_file_stress.c — threads that put, delete, get and collect at the same time in a
+ * store with little room to spare.  Each writer owns its keys, as the engine does, and gets race
+ * with collections that move what they read. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>

@@ -51,7 +51,8 @@ static unsigned gather(struct ts_file *file, uint32_t victim, uint32_t len_bytes
 	unsigned nr_items = 0;
 
 	while (nr_items < file->batch_max &&
-	       ts_file_walk(file, file->gc_buffer, len_bytes, sequence, at_bytes, &head, &head_at)) {
+	       ts_file_walk(file, file->gc_buffer, len_bytes, sequence, at_bytes, &head,
+			    &head_at)) {
 		uint32_t place = (uint32_t)(((uint64_t)victim * TS_FILE_SEGMENT_BYTES + head_at) >>
 					    file->unit_shift);
 

@@ -63,14 +63,14 @@ static int super_parse(struct ts_file *file, struct ts_file_super *super)
 	if (memcmp(super->magic, TS_FILE_MAGIC, sizeof(super->magic)))
 		return 0;
 	if (super->version != TS_FILE_VERSION)
-		return ts_fail(TS_EVERSION, "%s holds a store of format version %u, this is version "
-			       "%d; open it with init=1 to discard its contents", file->path,
-			       super->version, TS_FILE_VERSION);
+		return ts_fail(TS_EVERSION, "%s holds a store of format version %u, this is "
+			       "version %d; open it with init=1 to discard its contents",
+			       file->path, super->version, TS_FILE_VERSION);
 	if (super->checksum != XXH3_64bits(super, offsetof(struct ts_file_super, checksum)) ||
 	    super->block_bytes != TS_FILE_BLOCK_BYTES ||
 	    super->segment_bytes != TS_FILE_SEGMENT_BYTES)
-		return ts_fail(TS_ECORRUPT, "%s: damaged superblock; open it with init=1 to discard "
-			       "its contents", file->path);
+		return ts_fail(TS_ECORRUPT, "%s: damaged superblock; open it with init=1 to "
+			       "discard its contents", file->path);
 	return 1;
 }
 
@@ -135,8 +135,8 @@ static int recognise(struct ts_file *file, const struct ts_file_options *options
 		ret = medium_is_blank(file);
 		return ret < 0 ? ret : ret ? 0 :
 			ts_fail(TS_EWRONGFILE, "%s holds something that is not a tierstore store; "
-				"left untouched.  Name another path, or give init=1 to overwrite it",
-				file->path);
+				"left untouched.  Name another path, or give init=1 to overwrite "
+				"it", file->path);
 	}
 	if (!(super.flags & TS_FILE_CLEAN)) {
 		/* Its guest is gone.  Keep what we need to get rid of it. */
@@ -146,8 +146,8 @@ static int recognise(struct ts_file *file, const struct ts_file_options *options
 		return 0;
 	}
 	if (!options->is_kept)
-		return ts_fail(TS_EWRONGFILE, "%s holds a store that was kept; open it with keep=1, "
-			       "or with init=1 to discard its contents", file->path);
+		return ts_fail(TS_EWRONGFILE, "%s holds a store that was kept; open it with "
+			       "keep=1, or with init=1 to discard its contents", file->path);
 	if (super.capacity_bytes != file->capacity_bytes || super.unit_bytes != file->unit_bytes)
 		return ts_fail(TS_ECONFIG, "%s is a kept store of %llu bytes, size says %llu",
 			       file->path, (unsigned long long)super.capacity_bytes,
@@ -232,7 +232,8 @@ static int map_memory(struct ts_file *file)
 			       (unsigned long long)nr_keys);
 	atomic_fetch_add(&file->memory_bytes, file->segment_map_bytes + TS_FILE_SEGMENT_BYTES +
 			 (nr_groups / 64 + 1) * sizeof(file->touched[0]) + sizeof(*file) +
-			 file->batch_max * (sizeof(file->gc_items[0]) + sizeof(file->gc_places[0])));
+			 file->batch_max * (sizeof(file->gc_items[0]) +
+					    sizeof(file->gc_places[0])));
 	return 0;
 }
 
@@ -277,7 +278,7 @@ static void destroy(struct ts_file *file)
 		ts_file_writer_destroy(file, file->writers[i]);
 	ts_file_writer_destroy(file, file->gc_writer);
 	if (file->fd >= 0) {
-		/* The kernel takes rings down in its own time, and they hold the file until then. */
+		/* The kernel takes rings down in its own time; they hold the file until then. */
 		(void)flock(file->fd, LOCK_UN);
 		close(file->fd);
 	}

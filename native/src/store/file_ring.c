@@ -29,8 +29,9 @@ int ts_file_ring_open(struct ts_file *file, unsigned nr_entries, struct io_uring
 	case -EPERM:
 	case -EACCES:
 		return ts_fail(TS_EPERMISSION, "io_uring_setup for %s: %s; allow it with "
-			       "\"sysctl kernel.io_uring_disabled=0\" (in a container: in its seccomp "
-			       "profile), or use the store \"lmdb\"", file->path, strerror(-ret));
+			       "\"sysctl kernel.io_uring_disabled=0\" (in a container: in its "
+			       "seccomp profile), or use "
+			       "the store \"lmdb\"", file->path, strerror(-ret));
 	case -ENOSYS:
 		return ts_fail(TS_EUNSUPPORTED, "io_uring_setup for %s: this kernel is built "
 			       "without io_uring; use the store \"lmdb\"", file->path);
@@ -59,13 +60,22 @@ struct io_uring_sqe *ts_file_ring_sqe(struct io_uring *ring)
 	return sqe;
 }
 
+static int submit_once(struct io_uring *ring)
+{
+	return TS_INJECT(TS_SITE_URING_SUBMIT) ? -errno : io_uring_submit(ring);
+}
+
 int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe)
 {
-	int ret = TS_INJECT(TS_SITE_URING_SUBMIT) ? -errno : io_uring_submit(ring);
+	int ret = 0;
 
-	for (unsigned i = 0; ret == -EINTR && i < TS_FILE_RETRY_MAX; i++)
-		ret = io_uring_submit(ring);
-	if (ret > 0)
+	/* The kernel may take fewer than there are, or be short of memory for a moment. */
+	for (unsigned i = 0; i < TS_FILE_RETRY_MAX && io_uring_sq_ready(ring) > 0; i++) {
+		ret = submit_once(ring);
+		if (ret < 0 && ret != -EINTR && ret != -EAGAIN)
+			break;
+	}
+	if (io_uring_sq_ready(ring) == 0)
 		return 0;
 	/* The entry stays in the ring and would go out with the next one, into a buffer that is
 	 * no longer ours: turn it into a request for nothing that nobody waits for. */

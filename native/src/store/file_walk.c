@@ -64,8 +64,8 @@ static int load_record(struct ts_file *file, uint32_t segment, const struct ts_f
 		return 0;
 	}
 	if (head->key > file->key_max || head->len_bytes > file->frame_max_bytes)
-		return ts_fail(TS_ECONFIG, "%s holds a frame under key %u of %u bytes; this store is "
-			       "configured for keys to %llu and frames to %u bytes", file->path,
+		return ts_fail(TS_ECONFIG, "%s holds a frame under key %u of %u bytes; this store "
+			       "is configured for keys to %llu and frames to %u bytes", file->path,
 			       head->key, head->len_bytes, (unsigned long long)file->key_max,
 			       file->frame_max_bytes);
 	if (atomic_load(&file->sizes[head->key]))
