@@ -17,7 +17,7 @@ struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, con
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr && (ts_word_load(&shard->region->words[page]) & TS_WORD_REMOVED))
-		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+		result = ts_uffd_zeropage(shard->uffd, addr);
 	else if (addr)
 		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
 	ts_gate_unshare(&shard->gate);
@@ -31,7 +31,7 @@ struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
-		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+		result = ts_uffd_zeropage(shard->uffd, addr);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }
@@ -43,7 +43,7 @@ struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
-		result = ts_uffd_poison(shard->uffd, addr, TS_PAGE_BYTES);
+		result = ts_uffd_poison(shard->uffd, addr);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }

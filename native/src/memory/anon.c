@@ -31,17 +31,6 @@ static void mark_hole(struct ts_batch *batch, unsigned i)
 	ts_pageset_remove(&batch->owned, i);
 }
 
-/* The page at which MOVE stopped. */
-static void move_stopped(struct ts_batch *batch, unsigned i, const struct ts_uffd_result *result)
-{
-	if (result->outcome == TS_UFFD_ABSENT) {
-		mark_hole(batch, i);
-		return;
-	}
-	ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], 1);
-	ts_batch_disown(batch, i);
-}
-
 static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
 		     uint64_t addr)
 {
@@ -51,7 +40,8 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		struct ts_uffd_result result = ts_uffd_move(
 			batch->staging->uffd, (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT),
 			addr, (uint64_t)(end - i) << TS_PAGE_SHIFT);
-		i += (unsigned)(result.done_bytes >> TS_PAGE_SHIFT);
+		for (unsigned n = 0; n < result.done_bytes >> TS_PAGE_SHIFT; n++)
+			ts_pageset_add(&batch->scratch, i++);
 		addr += result.done_bytes;
 		if (i == end)
 			return;
@@ -59,9 +49,12 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		if (result.outcome == TS_UFFD_RETRY &&
 		    (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
 			continue;
-		/* With the gate shared no event is handled, so `owned` and the words still agree,
-		 * except for pages that a stale fault holds for a moment; disown waits for it. */
-		move_stopped(batch, i, &result);
+		/* This page stays; its word is changed after the walk, for that may have to wait for a
+		 * fault, which may wait for the gate. */
+		if (result.outcome == TS_UFFD_ABSENT)
+			ts_pageset_add(&batch->holes, i);
+		else
+			ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], 1);
 		i++;
 		addr += TS_PAGE_BYTES;
 	}
@@ -93,7 +86,16 @@ static void take(struct ts_batch *batch)
 
 	drop_lost(batch);
 	moved = batch->owned;
+	batch->scratch = batch->holes = (struct ts_pageset){ { 0 } };
 	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, move_run);
+	/* Not moved: MOVE refused them, or a stale fault held them for a moment, or they have no address.
+	 * They are still the guest's. */
+	TS_PAGESET_EACH(i, &batch->owned) {
+		if (ts_pageset_has(&batch->holes, i))
+			mark_hole(batch, i);
+		else if (!ts_pageset_has(&batch->scratch, i))
+			ts_batch_disown(batch, i);
+	}
 	/* MOVE wakes nobody on its source. */
 	moved = batch->owned;
 	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, wake_run);
@@ -130,7 +132,7 @@ static bool try_give_back(struct ts_batch *batch, unsigned i)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, batch->first_page + i, NULL);
 	if (addr && (ts_word_load(word) & TS_WORD_REMOVED))
-		result = ts_uffd_zeropage(shard->uffd, addr, TS_PAGE_BYTES);
+		result = ts_uffd_zeropage(shard->uffd, addr);
 	else if (addr)
 		result = install_back(batch, shard, i, addr);
 	ts_gate_unshare(&shard->gate);

@@ -54,14 +54,20 @@ int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_s
 	return 0;
 }
 
+/* The list of runs is not wanted but asked for: without one the kernel takes a short cut that looks
+ * at no category and puts markers into holes, which later installs then meet. */
 int ts_pagemap_protect_written(int fd, uint64_t addr, uint64_t len_bytes)
 {
+	struct page_region runs[RUNS_MAX];
 	struct pm_scan_arg arg = {
 		.size = sizeof(arg),
 		.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
 		.start = addr,
 		.end = addr + len_bytes,
+		.vec = (uintptr_t)runs,
+		.vec_len = RUNS_MAX,
 		.category_mask = PAGE_IS_WRITTEN | PAGE_IS_PRESENT,
+		.return_mask = PAGE_IS_PRESENT,
 	};
 
 	while (arg.start < arg.end) {

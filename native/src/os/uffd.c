@@ -99,18 +99,35 @@ struct ts_uffd_result ts_uffd_copy(int uffd, uint64_t dst, const void *src, uint
 	return classify(rc, copy.copy, len_bytes);
 }
 
-struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst, uint64_t len_bytes)
+static const _Alignas(4096) uint8_t zeros[4096];
+
+/* To ZEROPAGE a write-protection marker in a hole is a page (EEXIST); COPY knows the difference. */
+struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst)
 {
-	struct uffdio_zeropage zero = { .range = { dst, len_bytes } };
+	struct uffdio_zeropage zero = { .range = { dst, sizeof(zeros) } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_ZEROPAGE, uffd, UFFDIO_ZEROPAGE, &zero);
-	return classify(rc, zero.zeropage, len_bytes);
+	struct ts_uffd_result result = classify(rc, zero.zeropage, sizeof(zeros));
+
+	return result.outcome == TS_UFFD_PRESENT ? ts_uffd_copy(uffd, dst, zeros, sizeof(zeros)) :
+	       result;
 }
 
-struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst, uint64_t len_bytes)
+static struct ts_uffd_result poison_once(int uffd, uint64_t dst)
 {
-	struct uffdio_poison poison = { .range = { dst, len_bytes } };
+	struct uffdio_poison poison = { .range = { dst, sizeof(zeros) } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_POISON, uffd, UFFDIO_POISON, &poison);
-	return classify(rc, poison.updated, len_bytes);
+
+	return classify(rc, poison.updated, sizeof(zeros));
+}
+
+/* As with ZEROPAGE, but here the marker has to go first. */
+struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst)
+{
+	struct ts_uffd_result result = poison_once(uffd, dst);
+
+	if (result.outcome == TS_UFFD_PRESENT && !ts_uffd_protect(uffd, dst, sizeof(zeros), false))
+		result = poison_once(uffd, dst);
+	return result;
 }
 
 struct ts_uffd_result ts_uffd_move(int uffd, uint64_t dst, uint64_t src, uint64_t len_bytes)
