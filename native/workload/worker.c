@@ -7,8 +7,9 @@
  * through the region; and a trickle of touches goes anywhere, some of them with their neighbours.
  *
  * Latency is what the guest sees: the time of the first access to a page, counted only if the
- * kernel says that this access waited (ru_majflt of the thread rises by one for every fault that
- * was retried, which is what userfaultfd does).  Preempted accesses therefore don't count.
+ * kernel says that the thread went to sleep in it (ru_nvcsw, voluntary context switches, rises by
+ * one for each wait; a preempted access raises another counter).  ru_majflt would not do: a fault
+ * that is repeated under the lock of its own mapping is not counted as a major one.
  */
 #include "worker.h"
 
@@ -52,17 +53,17 @@ void ts_worker_note_bad(struct ts_workload *workload, uint64_t page)
 	}
 }
 
-static uint64_t majflt_now(void)
+static uint64_t nr_sleeps_now(void)
 {
 	struct rusage usage;
 
-	return getrusage(RUSAGE_THREAD, &usage) == 0 ? (uint64_t)usage.ru_majflt : 0;
+	return getrusage(RUSAGE_THREAD, &usage) == 0 ? (uint64_t)usage.ru_nvcsw : 0;
 }
 
 /* The first access, timed.  A write that changes nothing is still a write to the kernel. */
 static void access_first(struct worker *worker, uint64_t *words, bool is_write)
 {
-	uint64_t start_ns = ts_now_ns(), spent_ns, majflt;
+	uint64_t start_ns = ts_now_ns(), spent_ns, nr_sleeps;
 
 	if (is_write)
 		__atomic_fetch_or(words, 0, __ATOMIC_RELAXED);
@@ -71,11 +72,11 @@ static void access_first(struct worker *worker, uint64_t *words, bool is_write)
 	spent_ns = ts_now_ns() - start_ns;
 	if (TS_LIKELY(spent_ns < SLOW_NS))
 		return;
-	majflt = majflt_now();
-	if (majflt != worker->majflt) {
+	nr_sleeps = nr_sleeps_now();
+	if (nr_sleeps != worker->nr_sleeps) {
 		bump(&worker->nr_faults);
 		ts_hist_add(&worker->fault, spent_ns);
-		worker->majflt = majflt;
+		worker->nr_sleeps = nr_sleeps;
 	}
 }
 
@@ -213,8 +214,8 @@ void *ts_worker_main(void *arg)
 	uint64_t due_ns = ts_now_ns();
 
 	leave_signals_alone();
-	worker->majflt = majflt_now();
 	while (!__atomic_load_n(&workload->is_stopping, __ATOMIC_ACQUIRE)) {
+		worker->nr_sleeps = nr_sleeps_now();
 		run_slice(worker);
 		due_ns += SLICE_NS;
 		if (ts_now_ns() > due_ns + LATE_NS)

@@ -23,7 +23,7 @@ struct worker {
 	struct ts_workload *workload;
 	pthread_t thread;
 	uint64_t rng;
-	uint64_t majflt;   /* the kernel's count of this thread's waited-for faults, last seen */
+	uint64_t nr_sleeps; /* the kernel's count of this thread's voluntary switches, last seen */
 	/* Written by this thread alone, read by anyone. */
 	uint64_t nr_touches, nr_writes, nr_mismatches, nr_lost, nr_faults;
 	struct ts_hist fault;
