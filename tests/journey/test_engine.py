@@ -42,7 +42,7 @@ def allocate(kind: str, size: int = SIZE) -> GuestMemory:
 
 def contents(page: int) -> bytes:
     """What page number so and so holds: different for each, and compressible."""
-    return (f"page {page} " * 500).encode()[:PAGE]
+    return (f"page {page} " * 600).encode()[:PAGE]
 
 
 def fill(memory: GuestMemory) -> None:
