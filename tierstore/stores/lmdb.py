@@ -236,7 +236,7 @@ class LmdbStore(Store):
         Raises ``_Stopped`` if the transaction is lost.
         """
         outcomes: list[Outcome] = []
-        change = written = gave_up = nr_pages = 0
+        change = written = gave_up = nr_pages = leaf_bytes = 0
         try:
             with self._env.begin(write=True, db=self._frames) as txn:
                 room = self._room(txn)
@@ -250,12 +250,15 @@ class LmdbStore(Store):
                         except StoreFull as error:
                             if self._may_tick and self._pending:
                                 raise
+                            if written:
+                                break  # the cost so far was an upper bound: count, and ask again
                             outcome = error
                         else:
                             written += len(data)
                             change += len(data) - old
                             gave_up += _frame_pages(old) + _TREE_PAGES
-                            nr_pages += _frame_pages(len(data)) + _TREE_PAGES
+                            nr_pages += _frame_pages(len(data))
+                            leaf_bytes += 24 if _frame_pages(len(data)) else 16 + len(data)
                     outcomes.append(outcome)
         except lmdb.Error as error:
             raise _Stopped(len(outcomes), store_error(error, f"{self.name}: put")) from error
@@ -263,7 +266,7 @@ class LmdbStore(Store):
             raise _Stopped(len(outcomes), error) from error
         self._frame_bytes += change
         self._written += written
-        self._written_pages += nr_pages
+        self._written_pages += nr_pages + leaf_bytes // (_PAGE - 16) + 1 + _TREE_PAGES
         if written:
             self._pending = gave_up + _TREE_PAGES
         return outcomes

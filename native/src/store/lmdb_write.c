@@ -274,6 +274,9 @@ static int put_txn(struct ts_lmdb_store *lmdb, struct ts_put *items, unsigned nr
 			*nr_out = i;
 			return rc;
 		}
+		/* What the items before cost was an upper bound: count, and ask again. */
+		if (items[i].status == TS_EFULL && write.written_bytes > 0)
+			break;
 	}
 	*nr_out = i;
 	return write_commit(&write);
