@@ -47,7 +47,7 @@ static void restore_rules(void)
 }
 
 /* Threads against an evictor that takes everything, cold or not. */
-static void stress(bool is_memfd, unsigned rounds, struct ts_region_options options)
+static void stress(bool is_memfd, uint64_t evicted_min, struct ts_region_options options)
 {
 	struct guest guest = { 0 };
 	pthread_t threads[3];
@@ -60,7 +60,7 @@ static void stress(bool is_memfd, unsigned rounds, struct ts_region_options opti
 	for (unsigned i = 0; i < 3; i++)
 		CHECK_EQ(pthread_create(&threads[i], NULL, guest_worker, &guest), 0);
 	struct ts_scan_result scan = { .size = sizeof(scan) };
-	for (unsigned round = 0; round < rounds; round++) {
+	for (unsigned round = 0; guest_stats(&guest)->nr_evicted < evicted_min; round++) {
 		CHECK_EQ(ts_region_deactivate(guest.region), 0);
 		guest_evict(&guest, guest.nr_pages * GUEST_PAGE / 2, round % 2, round % 3 == 0);
 		CHECK_EQ(ts_region_scan(guest.region, &scan), 0);
@@ -78,7 +78,6 @@ static void stress(bool is_memfd, unsigned rounds, struct ts_region_options opti
 	       (unsigned long long)stats->nr_cancelled, (unsigned long long)stats->nr_reused,
 	       (unsigned long long)stats->nr_restored);
 	CHECK_EQ(atomic_load(&guest.nr_wrong), 0);
-	CHECK(stats->nr_evicted > guest.nr_pages);
 	for (unsigned i = 0; i < TS_FAIL_COUNT; i++)
 		if (i != TS_FAIL_FULL)
 			CHECK_EQ(stats->failures[i], 0);
@@ -87,14 +86,14 @@ static void stress(bool is_memfd, unsigned rounds, struct ts_region_options opti
 
 static void stress_anon(void)
 {
-	stress(false, 60, (struct ts_region_options){ .probation_ms = 20 });
+	stress(false, 16384, (struct ts_region_options){ .probation_ms = 20 });
 }
 
-static void stress_memfd(void) { stress(true, 60, (struct ts_region_options){ 0 }); }
+static void stress_memfd(void) { stress(true, 16384, (struct ts_region_options){ 0 }); }
 
 static void stress_in_thread(void)
 {
-	stress(false, 30, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD,
+	stress(false, 8192, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD,
 						      .probation_ms = 20 });
 }
 
