@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # chroot.sh [-k] [SUITE [COMMAND...]] — try ./dev on a Debian on which nothing is installed.
 #
-# Makes a minimal system in a temporary folder (debootstrap), clones the last commit of this checkout
-# into it, and runs there `./dev demo --seconds 5 --json` and `./dev test`, or COMMAND.  -k keeps
-# the folder, and the next run with the same TIERSTORE_CHROOT finds it again.
+# Makes a minimal system in a temporary folder (debootstrap), clones the last commit of this
+# checkout into it, and runs there `./dev demo --seconds 5 --json` and `./dev test`, or COMMAND.
+# -k keeps the folder, and the next run with the same TIERSTORE_CHROOT finds it again.
 #
 # Needs root, git and debootstrap, and a few hundred MB from the package mirror, so no test calls it.
 # The mirror, apt's and pip's settings and the certificates are the machine's own.
@@ -29,7 +29,8 @@ done
 
 # The address apt would fetch $1 (a label: Debian or Debian-Security) from.
 mirror() {
-	apt-get indextargets --format '$(LABEL) $(REPO_URI)' | awk -v l="$1" '$1 == l {print $2; exit}'
+	apt-get indextargets --format '$(LABEL) $(REPO_URI)' |
+		awk -v label="$1" '$1 == label && !found {print $2; found = 1}'
 }
 
 # Settings that a user of this machine has and a new system has not.
@@ -52,7 +53,8 @@ copy_settings() {
 		PIP_* | *_proxy | *_PROXY) printf 'export %s=%q\n' "$name" "$value" ;;
 		esac
 	done < <(env) >>"$target/etc/machine-env"
-	printf 'export %s=/etc/machine-ca.crt\n' PIP_CERT SSL_CERT_FILE >>"$target/etc/machine-env"
+	printf 'export %s=/etc/machine-ca.crt\n' PIP_CERT SSL_CERT_FILE \
+		>>"$target/etc/machine-env"
 }
 
 make_system() {
