@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import doctest
 import errno
 import logging
 import pickle
@@ -15,6 +16,7 @@ import pytest
 
 pytest.importorskip("tierstore._native._core", reason="the extension is not built: ./dev build")
 
+import tierstore.abc
 from tierstore import errors
 from tierstore._native import ffi, lib
 from tierstore.abc import Buffer, Outcome, Store, StoreStat
@@ -195,6 +197,12 @@ def test_a_failed_open_says_why_and_leaves_nothing() -> None:
     assert bound.store is None
     with pytest.raises(ConfigError):
         bound.raise_failure()
+
+
+def test_the_example_of_the_base_class_runs() -> None:
+    """What a plug-in author copies first."""
+    result = doctest.testmod(tierstore.abc)
+    assert result.attempted >= 4 and result.failed == 0
 
 
 # ---- Names -------------------------------------------------------------------------------------
