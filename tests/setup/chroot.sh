@@ -6,7 +6,8 @@
 # checkout into it, and runs there `./dev demo --seconds 5 --json` and `./dev test`, or COMMAND.
 # -k keeps the folder, and the next run with the same TIERSTORE_CHROOT finds it again.
 #
-# Needs root, git and debootstrap, and a few hundred MB from the package mirror, so no test calls it.
+# Needs root, git and debootstrap, and a few hundred MB from the package mirror, so no test calls
+# it.
 # The mirror, apt's and pip's settings and the certificates are the machine's own.
 set -euo pipefail
 cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../.."
