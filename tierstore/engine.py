@@ -128,7 +128,7 @@ class Engine:
                     raise RegionError(f'a region "{name}" is attached already')
             out = ffi.new("struct ts_region **")
             rc = lib.ts_region_attach(engine, options, out)
-            check_error(rc, f'attaching "{name}"', default=RegionError)
+            check_error(rc, "attach", default=RegionError)
             del keep
             region = Region(self, name, memory, config, out[0])
             with self._lock:

@@ -47,7 +47,7 @@ interval = "300ms"
 name = "warm"
 store = "ram"
 size = "256MiB"
-wrap = "fault:get=0.01:error=corrupt"
+wrap = "fault:get=0.01,error=corrupt"
 [region]
 budget = "25%"
 probation = "200ms"
