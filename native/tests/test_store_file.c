@@ -288,6 +288,18 @@ static void many_gets_in_flight(void)
 	end();
 }
 
+/* Beyond 64 GiB records are aligned more coarsely, so that 32 bits still address them. */
+static void a_large_store_has_larger_units(void)
+{
+	begin("large", UINT64_C(200) << 30);
+	for (uint32_t len_bytes = 1; len_bytes < 200000; len_bytes = len_bytes * 3 + 1)
+		CHECK_EQ(rig_put(store, len_bytes, 0, len_bytes), 0);
+	for (uint32_t len_bytes = 1; len_bytes < 200000; len_bytes = len_bytes * 3 + 1)
+		rig_expect(reader, buf, len_bytes, 0, len_bytes);
+	CHECK_EQ(rig_stat(store).capacity_bytes, UINT64_C(200) << 30);
+	end();
+}
+
 /* Bytes that changed behind the store's back are not served. */
 static void a_damaged_record_is_corrupt(void)
 {
@@ -313,4 +325,5 @@ CHECK_MAIN({ "every_size_comes_back", every_size_comes_back },
 	   { "churn_ten_times_the_capacity", churn_ten_times_the_capacity },
 	   { "lone_puts_are_packed_later", lone_puts_are_packed_later },
 	   { "many_gets_in_flight", many_gets_in_flight },
+	   { "a_large_store_has_larger_units", a_large_store_has_larger_units },
 	   { "a_damaged_record_is_corrupt", a_damaged_record_is_corrupt })
