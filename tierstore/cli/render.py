@@ -153,7 +153,7 @@ def _lines(now: Statistics, rates: Rates, share: float, drawn: str) -> list[str]
     held, whole = format_size(now.resident_bytes), format_size(now.region_bytes)
     pages = {
         "away": now.pages.away,
-        "filled": now.pages.filled,
+        "filled": now.pages.filled + now.pages.zero,
         "leaving": now.pages.leaving,
         "kept": now.pages.kept,
     }
