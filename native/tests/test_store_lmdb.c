@@ -191,6 +191,29 @@ static void kept_frames_that_are_too_many_are_not_dropped(void)
 	folder_remove();
 }
 
+static void a_file_that_was_cut_off_is_no_sigbus(void)
+{
+	struct ts_store *store = NULL;
+	struct kit_reader kit;
+	char path[128];
+
+	folder_make();
+	store = open_new("keep=1");
+	for (uint64_t key = 0; key < 60; key++)
+		CHECK_EQ(kit_put(store, key, 0, 60000), 0);
+	ts_store_close(store);
+	snprintf(path, sizeof(path), "%s/data.mdb", store_path);
+	CHECK_EQ(truncate(path, 8 * 4096), 0);
+	if (open_sized("keep=1", 8 << 20, &store) == 0) {
+		kit_reader_open(store, &kit);
+		CHECK(kit_get(&kit, 59) <= 0);
+		kit_reader_close(&kit);
+		ts_store_close(store);
+	}
+	ts_store_close(open_new(""));
+	folder_remove();
+}
+
 static uint64_t fill(struct ts_store *store, uint32_t len_bytes)
 {
 	uint64_t nr_frames = 0;
@@ -341,6 +364,7 @@ CHECK_MAIN({ "other_peoples_folders_are_left_alone", other_peoples_folders_are_l
 	     keep_keeps_over_a_close_but_not_over_a_crash },
 	   { "kept_frames_that_are_too_many_are_not_dropped",
 	     kept_frames_that_are_too_many_are_not_dropped },
+	   { "a_file_that_was_cut_off_is_no_sigbus", a_file_that_was_cut_off_is_no_sigbus },
 	   { "any_one_call_may_fail", any_one_call_may_fail },
 	   { "a_full_map_can_be_emptied_again_and_again",
 	     a_full_map_can_be_emptied_again_and_again },

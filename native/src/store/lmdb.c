@@ -35,6 +35,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "store/wrap.h"
@@ -182,6 +183,20 @@ static int trees_open(struct ts_lmdb_store *lmdb)
 	return ts_mdb_commit(txn);
 }
 
+/* A page of the map that the file doesn't have is SIGBUS.  What was cut off reads as zeros instead,
+ * which are no page of a tree and no frame. */
+static int length_restore(struct ts_lmdb_store *lmdb, uint64_t len_bytes)
+{
+	struct stat stat;
+	int fd, rc = mdb_env_get_fd(lmdb->env, &fd);
+
+	if (rc == 0 && fstat(fd, &stat) < 0)
+		rc = errno;
+	if (rc == 0 && (uint64_t)stat.st_size < len_bytes && ftruncate(fd, (off_t)len_bytes) < 0)
+		rc = errno;
+	return rc;
+}
+
 /* A kept environment may be larger than what is allowed now; LMDB would simply go on. */
 static int size_check(struct ts_lmdb_store *lmdb)
 {
@@ -191,7 +206,7 @@ static int size_check(struct ts_lmdb_store *lmdb)
 	if (rc)
 		return rc;
 	if (info.me_last_pgno < lmdb->map_pages)
-		return 0;
+		return length_restore(lmdb, (info.me_last_pgno + 1) * lmdb->page_bytes);
 	return ts_fail(TS_ECONFIG, "lmdb store '%s': size is %llu bytes but the kept frames need "
 		       "%llu; give it at least that, or open without keep=1 to drop them",
 		       lmdb->name, (unsigned long long)(lmdb->map_pages * lmdb->page_bytes),
