@@ -35,6 +35,7 @@ struct guest {
 	_Atomic uint32_t *versions;   /* bit 31: locked by the thread that is at the page */
 	_Atomic uint64_t nr_wrong, nr_touched, nr_written;
 	atomic_bool is_stopping;
+	uint32_t nr_fault_threads;    /* 0: the default */
 };
 
 static inline uint64_t guest_mix(uint64_t x)
@@ -124,7 +125,8 @@ static inline void guest_log(void *user, int level, const char *text)
 
 static inline void guest_open(struct guest *guest)
 {
-	struct ts_engine_options options = { .size = sizeof(options), .log = guest_log };
+	struct ts_engine_options options = { .size = sizeof(options), .log = guest_log,
+					     .nr_fault_threads = guest->nr_fault_threads };
 
 	snprintf(guest->folder, sizeof(guest->folder), "/tmp/tierstore-test-XXXXXX");
 	CHECK(mkdtemp(guest->folder) != NULL);

@@ -30,13 +30,22 @@ enum {
 	/* More than this on one userfaultfd only wake each other up. */
 	AUTO_THREADS_MAX = 4,
 	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
+	/* A message that was there less than this after the last round's end was waiting for us. */
+	BUSY_GAP_NS = 900,
+	/* So many in a row, and one thread is not enough. */
+	BUSY_ROUNDS = 32,
+	/* Woken so often in a row for messages that another thread had taken: one thread too many. */
+	VAIN_ROUNDS = 16,
 };
 
 struct fault_thread {
 	struct ts_fault_server *server;
 	pthread_t thread;
 	bool is_started;
+	unsigned index;
 	int cpu;                      /* -1: anywhere */
+	ts_mono_ns round_end_ns;
+	unsigned nr_busy_rounds, nr_vain_rounds;
 	int kick_fd;
 	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the server's
 	 * list, made anew when that has changed). */
@@ -55,6 +64,8 @@ struct ts_fault_server {
 	struct ts_engine *engine;
 	unsigned nr_threads;
 	atomic_bool is_stopping;
+	/* The threads below this index wait for faults; the others are parked.  See adapt(). */
+	_Atomic unsigned nr_active;
 	_Atomic(struct ts_region *) leaving;
 	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has changed. */
 	pthread_mutex_t list_lock;
@@ -109,6 +120,30 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	serve(thread, fault);
 }
 
+/* All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
+ * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when messages
+ * pile up while it serves; one less when the last comes too late again and again. */
+static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_ns)
+{
+	struct ts_fault_server *server = thread->server;
+	unsigned nr_active = atomic_load_explicit(&server->nr_active, memory_order_relaxed);
+
+	thread->nr_vain_rounds = nr_faults == -EAGAIN ? thread->nr_vain_rounds + 1 : 0;
+	if (nr_faults > 0)
+		thread->nr_busy_rounds = nr_faults > 1 ||
+					 start_ns - thread->round_end_ns < BUSY_GAP_NS ?
+					 thread->nr_busy_rounds + 1 : 0;
+	if (thread->nr_busy_rounds >= BUSY_ROUNDS && nr_active < server->nr_threads) {
+		thread->nr_busy_rounds = 0;
+		if (atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active + 1))
+			kick(&server->threads[nr_active]);
+	} else if (thread->nr_vain_rounds >= VAIN_ROUNDS && thread->index == nr_active - 1 &&
+		   nr_active > 1) {
+		thread->nr_vain_rounds = 0;
+		atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active - 1);
+	}
+}
+
 static void read_shard(struct fault_thread *thread, struct ts_shard *shard)
 {
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
@@ -117,6 +152,7 @@ static void read_shard(struct fault_thread *thread, struct ts_shard *shard)
 		return;
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
 	ts_mono_ns start_ns = ts_now_ns();
+	adapt(thread, nr_faults, start_ns);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], start_ns);
 }
@@ -155,7 +191,10 @@ static void refresh_list(struct fault_thread *thread)
 static int wait_events(struct fault_thread *thread)
 {
 	uint32_t spin_us = thread->server->engine->options.spin_us;
-	nfds_t nr_polls = thread->nr_fixed + thread->nr_shards;
+	unsigned nr_active = atomic_load_explicit(&thread->server->nr_active, memory_order_relaxed);
+	nfds_t nr_polls = thread->nr_fixed + (thread->index < nr_active ? thread->nr_shards : 0);
+
+	thread->round_end_ns = ts_now_ns();
 
 	if (thread->nr_pending) {
 		/* What it waits for is another thread's work: an event to be read, a store to answer. */
@@ -215,8 +254,10 @@ static void round_of_work(struct fault_thread *thread)
 		(void)!read(thread->kick_fd, &ignored, sizeof(ignored));
 	}
 	for (unsigned i = 0; nr_events > 0 && i < thread->nr_shards; i++)
-		if (thread->polls[thread->nr_fixed + i].revents)
+		if (thread->polls[thread->nr_fixed + i].revents) {
+			thread->polls[thread->nr_fixed + i].revents = 0;
 			read_shard(thread, thread->shards[i]);
+		}
 	if (thread->serve.fetch.nr_busy)
 		ts_serve_reap(&thread->serve, 0);
 	if (thread->nr_pending || thread->serve.nr_later)
@@ -314,9 +355,10 @@ int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **se
 		return -ENOMEM;
 	server->engine = engine;
 	pthread_mutex_init(&server->list_lock, NULL);
+	atomic_store(&server->nr_active, 1);
 	for (unsigned i = 0; i < nr_threads; i++) {
 		struct fault_thread *thread = &server->threads[i];
-		*thread = (struct fault_thread){ .server = server, .cpu = cpus[i],
+		*thread = (struct fault_thread){ .server = server, .index = i, .cpu = cpus[i],
 						 .kick_fd = -1 };
 		server->nr_threads++;
 		int rc = start_thread(thread, i);
