@@ -149,7 +149,7 @@ def _tiers(now: Statistics, width: int) -> Table:
     return table
 
 
-def _lines(now: Statistics, rates: Rates, share: float, drawn: str) -> list[str]:
+def _lines(now: Statistics, rates: Rates | None, share: float, drawn: str) -> list[str]:
     held, whole = format_size(now.resident_bytes), format_size(now.region_bytes)
     pages = {
         "away": now.pages.away,
@@ -157,29 +157,35 @@ def _lines(now: Statistics, rates: Rates, share: float, drawn: str) -> list[str]
         "leaving": now.pages.leaving,
         "kept": now.pages.kept,
     }
-    per_s = {
-        "faults/s": _number(rates.faults),
-        "refaults/s": _number(rates.refaults),
-        "leaving/s": format_size(rates.evicted_bytes),
-    }
-    return [
+    lines = [
         f"resident {held} of {whole} {share:4.0%} {drawn}",
         "  ".join(f"{name} {_number(value)}" for name, value in pages.items()),
-        "  ".join(f"{name} {value}" for name, value in per_s.items()),
         f"fault {latency_text(now.stages['fault'])}",
     ]
+    if rates is not None:
+        per_s = {
+            "faults/s": _number(rates.faults),
+            "refaults/s": _number(rates.refaults),
+            "leaving/s": format_size(rates.evicted_bytes),
+        }
+        lines.insert(2, "  ".join(f"{name} {value}" for name, value in per_s.items()))
+    return lines
 
 
-def engine_block(now: Statistics, rates: Rates, width: int) -> RenderableType:
-    """Pages, tiers, rates, latencies, health; for any width."""
+def engine_block(now: Statistics, rates: Rates | None, width: int) -> RenderableType:
+    """Pages, tiers, latencies, health, and rates if there are any; for any width."""
     share = now.resident_bytes / now.region_bytes if now.region_bytes else 0.0
-    lines = _lines(now, rates, share, bar(share, max(min(width - 40, 40), 0)))
+    above = _lines(now, rates, share, bar(share, max(min(width - 40, 40), 0)))
     failures = {name: number for name, number in now.failures.items() if number}
+    below = []
     if failures:
-        lines.append("failures " + "  ".join(f"{name} {n}" for name, n in failures.items()))
-    engine_line = (
+        below.append("failures " + "  ".join(f"{name} {n}" for name, n in failures.items()))
+    below.append(
         f"engine {format_size(now.engine_bytes)} ({now.engine_bytes_per_page:.1f} B a page), "
         f"buffers {format_size(now.buffer_bytes)}"
     )
-    texts = [Text(line, no_wrap=True, overflow="ellipsis") for line in [*lines, engine_line]]
-    return Group(*texts[:4], _tiers(now, width), *texts[4:])
+
+    def texts(lines: Sequence[str]) -> list[Text]:
+        return [Text(line, no_wrap=True, overflow="ellipsis") for line in lines]
+
+    return Group(*texts(above), _tiers(now, width), *texts(below))

@@ -10,14 +10,14 @@ from rich.table import Table
 
 from tierstore.cli.ask import connect
 from tierstore.cli.exits import OK
-from tierstore.cli.render import Rates, engine_block, latency_text
+from tierstore.cli.render import engine_block, latency_text
 from tierstore.statistics import Statistics
 
 __all__ = ["run"]
 
 
 def _show(console: Console, statistics: Statistics) -> None:
-    console.print(engine_block(statistics, Rates(), console.width))
+    console.print(engine_block(statistics, None, console.width))
     stages = Table("stage", "count", "latency", box=None, pad_edge=False)
     for name, latency in statistics.stages.items():
         if latency.count:
