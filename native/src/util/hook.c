@@ -102,6 +102,20 @@ void ts_hook_phase_(enum ts_phase phase)
 	while (phases[phase].is_parked)
 		pthread_cond_wait(&phase_changed, &phase_lock);
 }
+
+static _Atomic uint64_t knobs[TS_KNOB_COUNT];
+
+void ts_hook_set_knob(int knob, uint64_t value)
+{
+	atomic_store(&knobs[knob], value);
+}
+
+uint64_t ts_hook_knob_(enum ts_knob knob, uint64_t usual)
+{
+	uint64_t value = atomic_load_explicit(&knobs[knob], memory_order_relaxed);
+
+	return value ? value : usual;
+}
 #else
 typedef int ts_hook_translation_unit_not_empty;
 #endif

@@ -2,11 +2,12 @@
  *
  * hook.h — what makes races and failures repeatable in tests.
  *
- * Two kinds, both compiled to nothing unless the build sets TS_HOOKS:
+ * Three kinds, all compiled to nothing unless the build sets TS_HOOKS:
  *  - TS_INJECT(site): nonzero when the test wants this call to fail; errno is set then.  Every
  *    system call wrapper (os/sys.h) and the store forwarder ask it once a call, so a test can fail
  *    the first, second, ... Nth call until a run passes untouched.
- *  - TS_PHASE(phase, cookie): a named moment at which a test may park the thread.
+ *  - TS_PHASE(phase): a named moment at which a test may park the thread.
+ *  - TS_KNOB(knob, usual): a constant that a test may set otherwise, so as not to wait for it.
  *
  * The tests reach them through the exported ts_hook_* functions, which exist in hook builds only.
  */
@@ -45,6 +46,12 @@ enum ts_phase {
 	TS_PHASE_COUNT
 };
 
+enum ts_knob {
+	TS_KNOB_TIER_RETRY_MS,    /* a failed tier is tried again after this long */
+	TS_KNOB_FAULT_THREADS,    /* so many fault threads wait, busy or not */
+	TS_KNOB_COUNT
+};
+
 #ifdef TS_HOOKS
 /* Fail the nth call (1-based) from now on that hits a site in site_mask, with `error` (an errno);
  * nth == 0 turns injection off.  sticky: all later ones fail, too. */
@@ -56,15 +63,20 @@ TS_API void ts_hook_park(int phase);
 /* Wait until a thread is parked there; 0, or -ETIMEDOUT. */
 TS_API int ts_hook_wait(int phase, int timeout_ms);
 TS_API void ts_hook_release(int phase);
+/* 0: the usual value again. */
+TS_API void ts_hook_set_knob(int knob, uint64_t value);
 
 #ifndef TS_CDEF
 int ts_hook_inject_(enum ts_site site);
 void ts_hook_phase_(enum ts_phase phase);
+uint64_t ts_hook_knob_(enum ts_knob knob, uint64_t usual);
 #endif
 #define TS_INJECT(site) TS_UNLIKELY(ts_hook_inject_(site))
 #define TS_PHASE(phase) ts_hook_phase_(phase)
+#define TS_KNOB(knob, usual) ts_hook_knob_(knob, usual)
 #else
 #define TS_INJECT(site) 0
 #define TS_PHASE(phase) ((void)0)
+#define TS_KNOB(knob, usual) ((uint64_t)(usual))
 #endif
 #endif
