@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * guest.h — a guest for C tests: a region of memory with known contents, an engine with a ladder in a
- * temporary folder, and threads that write and check.
+ * guest.h — a guest for C tests: a region of memory with known contents, an engine with a ladder in
+ * a temporary folder, and threads that write and check.
  *
- * Each page holds its number, a version, and a body that follows from both; a side table outside the
- * region knows the version.  Pages of three kinds: compressible text, noise, one value.
+ * Each page holds its number, a version, and a body that follows from both; a side table outside
+ * the region knows the version.  Pages of three kinds: compressible text, noise, one value.
  */
 #ifndef TS_TESTS_GUEST_H
 #define TS_TESTS_GUEST_H
@@ -146,8 +146,9 @@ static inline void guest_add_ladder(struct guest *guest)
 {
 	uint64_t bytes = guest->nr_pages * GUEST_PAGE;
 
-	CHECK_EQ(guest_add_tier(guest, "warm", "ram", NULL, bytes / 16 + (1 << 20), TS_CODEC_LZ4, 4096,
-				NULL), 0);
+	CHECK_EQ(guest_add_tier(guest, "warm", "ram", NULL, bytes / 16 + (1 << 20), TS_CODEC_LZ4,
+				4096, NULL),
+		 0);
 	CHECK_EQ(guest_add_tier(guest, "mid", "lmdb", guest_path(guest, "mid"),
 				bytes / 8 + (4 << 20), TS_CODEC_ZSTD, 16384, NULL), 1);
 	CHECK_EQ(guest_add_tier(guest, "cold", "file", guest_path(guest, "cold"),

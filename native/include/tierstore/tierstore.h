@@ -18,8 +18,8 @@
  *  - Anonymous memory: madvise(MADV_DONTNEED, MADV_REMOVE), munmap and mremap of guest memory are
  *    seen and honoured, but must not be called from a signal handler that interrupts this library.
  *  - memfd memory: fallocate(PUNCH_HOLE) and MADV_REMOVE tell nobody.  A balloon must call
- *    ts_region_discard() after it, or evicted pages come back with their old contents instead of zeros.
- *    Other mappings of the same memfd (vhost-user) are neither tracked nor guarded: a write
+ *    ts_region_discard() after it, or evicted pages come back with their old contents instead of
+ *    zeros. Other mappings of the same memfd (vhost-user) are neither tracked nor guarded: a write
  *    through one of them to a page that is being evicted can be lost.
  *  - Pinned pages (VFIO, RDMA) must not lie in a region.
  *  - Reads of guest memory by the kernel (a read(2) into it) wait for the fault like any access.
@@ -120,7 +120,8 @@ enum { TS_LOG_ERROR = 0, TS_LOG_WARNING = 1, TS_LOG_INFO = 2, TS_LOG_DEBUG = 3 }
 
 /* Where the fault threads run. */
 enum ts_placement {
-	TS_PLACEMENT_AUTO = 0,  /* not pinned: the scheduler runs a handler on the CPU of the fault */
+	TS_PLACEMENT_AUTO =
+		0, /* not pinned: the scheduler runs a handler on the CPU of the fault */
 	TS_PLACEMENT_FIXED = 1, /* pinned to fault_cpus, in turn */
 };
 
@@ -131,7 +132,7 @@ struct ts_engine_options {
 	uint64_t fault_cpus;         /* bit mask for TS_PLACEMENT_FIXED */
 	uint32_t spin_us;            /* an idle fault thread polls this long before it sleeps */
 	uint32_t nr_evict_threads;   /* 0: one for each CPU, at most 4 */
-	uint64_t staging_bytes;      /* address space for anonymous pages on their way out; 0: 1 GiB */
+	uint64_t staging_bytes; /* address space for anonymous pages on their way out; 0: 1 GiB */
 	uint32_t get_timeout_ms;     /* reserved; must be 0 */
 	ts_log_fn log;               /* NULL: silent */
 	void *log_user;
@@ -188,23 +189,24 @@ enum ts_memory { TS_MEMORY_ANON = 0, TS_MEMORY_MEMFD = 1 };
 
 enum ts_tracker {
 	TS_TRACKER_AUTO = 0,
-	TS_TRACKER_ZAP = 1,  /* memfd: unmap, see what gets mapped again; sees reads and writes */
-	TS_TRACKER_WP = 2,   /* anon: sees writes only, so pages pass a probation before they leave */
-	TS_TRACKER_RWP = 3,  /* Linux 7.3 and later: sees reads and writes */
+	TS_TRACKER_ZAP = 1, /* memfd: unmap, see what gets mapped again; sees reads and writes */
+	TS_TRACKER_WP = 2, /* anon: sees writes only, so pages pass a probation before they leave */
+	TS_TRACKER_RWP = 3, /* Linux 7.3 and later: sees reads and writes */
 };
 
 enum ts_serve {
 	TS_SERVE_MESSAGE = 0,  /* fault threads answer; right for KVM, system calls, everything */
 	TS_SERVE_IN_THREAD = 1,/* the faulting thread answers itself, in a SIGBUS handler that this
 				* library installs.  Only for memory that nothing but user-mode code
-				* touches: a system call on an evicted page fails with EFAULT, and so
-				* does KVM_RUN. */
+				* touches: a system call on an evicted page fails with EFAULT, and
+				* so does KVM_RUN. */
 };
 
 enum ts_restore {
-	TS_RESTORE_AUTO = 0,   /* the rest of a frame comes back, too, when neighbours were asked for */
-	TS_RESTORE_PAGE = 1,   /* the faulting page alone */
-	TS_RESTORE_RANGE = 2,  /* always the whole frame */
+	TS_RESTORE_AUTO =
+		0, /* the rest of a frame comes back, too, when neighbours were asked for */
+	TS_RESTORE_PAGE = 1,  /* the faulting page alone */
+	TS_RESTORE_RANGE = 2, /* always the whole frame */
 };
 
 struct ts_region_options {
@@ -220,7 +222,7 @@ struct ts_region_options {
 	uint32_t restore;          /* enum ts_restore */
 	uint32_t nr_shards;        /* userfaultfds that the region is spread over; 0: chosen */
 	uint32_t probation_ms;     /* wp tracker; 0: 1000 */
-	uint32_t guard_scans;      /* a page that came back is left alone for this many scans; 0: 2 */
+	uint32_t guard_scans; /* a page that came back is left alone for this many scans; 0: 2 */
 	uint8_t collapse;          /* ask for huge pages again once 2 MiB are all resident */
 };
 
@@ -252,7 +254,7 @@ struct ts_evict_options {
 	size_t size;
 	uint64_t bytes_max;        /* stop after this much; 0: nothing is evicted */
 	uint32_t age_min;          /* in scans; 0 evicts touched pages as well */
-	uint32_t no_probation;     /* wp tracker: encode at once (tests, shutdown, restore points) */
+	uint32_t no_probation; /* wp tracker: encode at once (tests, shutdown, restore points) */
 };
 struct ts_evict_result {
 	size_t size;
@@ -341,7 +343,8 @@ struct ts_tier_stats {
 	char store[32];
 	uint64_t capacity_bytes, used_bytes, memory_bytes, index_bytes;
 	uint64_t nr_frames, nr_pages;     /* frames held; pages that are away in them */
-	uint64_t raw_bytes, stored_bytes; /* of the frames held; stored without the store's overhead */
+	uint64_t raw_bytes,
+		stored_bytes; /* of the frames held; stored without the store's overhead */
 	uint64_t written_bytes, device_bytes, moved_bytes, discarded_bytes;
 	uint64_t nr_faults;               /* faults served from here */
 	uint64_t nr_admitted, nr_demoted_in, nr_demoted_out;
@@ -369,7 +372,7 @@ struct ts_stats {
 	uint64_t nr_evicted, nr_reused, nr_cancelled, nr_removed;
 	uint64_t failures[TS_FAIL_COUNT];
 	uint64_t engine_bytes;            /* RAM of page words, ages, frame table */
-	uint64_t buffer_bytes;            /* RAM of fixed buffers: staging in use, readers, workers */
+	uint64_t buffer_bytes; /* RAM of fixed buffers: staging in use, readers, workers */
 	struct ts_tier_stats tiers[TS_TIER_MAX];
 	struct ts_hist stages[TS_STAGE_COUNT];
 };

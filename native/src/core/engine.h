@@ -79,7 +79,8 @@ struct ts_engine {
 	uint32_t tick_ms;             /* unit of frame ages */
 	_Atomic uint32_t tick;        /* keeper's clock */
 
-	pthread_mutex_t regions_lock; /* Guards regions[].  Innermost; held to enter one, no longer. */
+	pthread_mutex_t
+		regions_lock; /* Guards regions[].  Innermost; held to enter one, no longer. */
 	struct ts_region *regions[TS_REGION_MAX];
 	uint32_t nr_regions;
 	uint32_t next_region_id;
@@ -115,7 +116,8 @@ void ts_tier_close(struct ts_tier *tier);
 
 /* Does the tier take frames now? */
 bool ts_tier_admits(const struct ts_tier *tier);
-/* What a put's item status means for the tier: counts failures, marks it full or failed, or well. */
+/* What a put's item status means for the tier: counts failures, marks it full or failed, or
+ * well. */
 void ts_tier_note_put(struct ts_engine *engine, struct ts_tier *tier, int status);
 /* The codec setting for the next frame. */
 struct ts_codec_setting ts_tier_setting(struct ts_tier *tier);

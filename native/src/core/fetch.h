@@ -43,11 +43,12 @@ void ts_fetch_finish(struct ts_fetch *fetch);
 struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch);
 void ts_fetch_release(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 
-/* Starts reading slot->frame from slot->tier.  0: complete, see slot->get.status; 1: reap reports it. */
+/* Starts reading slot->frame from slot->tier.  0: complete, see slot->get.status; 1: reap reports
+ * it. */
 int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 
-/* Completed slots, at most slots_max; waits up to wait_ms for the first (0: not at all).  With several
- * tiers busy it does not wait: their descriptors are to be polled (ts_fetch_poll_fd). */
+/* Completed slots, at most slots_max; waits up to wait_ms for the first (0: not at all).  With
+ * several tiers busy it does not wait: their descriptors are to be polled (ts_fetch_poll_fd). */
 unsigned ts_fetch_reap(struct ts_fetch *fetch, struct ts_fetch_slot **slots, unsigned slots_max,
 		       int wait_ms);
 /* The descriptor of a tier's reader, or -1. */
@@ -56,8 +57,9 @@ int ts_fetch_poll_fd(struct ts_fetch *fetch, unsigned tier);
 /* Starts and waits: for threads that have nothing else to do.  Returns slot->get.status. */
 int ts_fetch_wait(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 
-/* Decodes what the slot has read into fetch->raw and checks that it is what the page's word promised:
- * the region's, and containing the page.  Returns the page's index in raw, or TS_ECORRUPT. */
+/* Decodes what the slot has read into fetch->raw and checks that it is what the page's word
+ * promised: the region's, and containing the page.  Returns the page's index in raw, or
+ * TS_ECORRUPT. */
 int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot, uint32_t region_id,
 		    uint32_t page, struct ts_frame_head *head_out);
 

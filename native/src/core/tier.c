@@ -8,7 +8,8 @@
 enum {
 	/* Errors in a row after which a tier admits nothing more. */
 	PUT_ERRORS_MAX = 3,
-	/* A failed tier is tried again with one batch after this long: a remote store may be back. */
+	/* A failed tier is tried again with one batch after this long: a remote store may be
+	 * back. */
 	RETRY_AFTER_S = 30,
 };
 
@@ -25,7 +26,8 @@ static int check_options(const struct ts_engine *engine, const struct ts_tier_op
 	if (!options->size_bytes)
 		return ts_fail(TS_ECONFIG, "tier %s: needs a size", options->name);
 	if (range < TS_PAGE_BYTES || range > TS_FRAME_RAW_MAX || (range & (range - 1)))
-		return ts_fail(TS_ECONFIG, "tier %s: range %u: a power of two from 4 KiB to 256 KiB",
+		return ts_fail(TS_ECONFIG,
+			       "tier %s: range %u: a power of two from 4 KiB to 256 KiB",
 			       options->name, range);
 	if (options->codec > TS_CODEC_ZSTD)
 		return ts_fail(TS_ECONFIG, "tier %s: codec %u: raw (0), lz4 (1) or zstd (2)",
@@ -112,7 +114,8 @@ void ts_tier_note_put(struct ts_engine *engine, struct ts_tier *tier, int status
 	if (status == 0) {
 		atomic_store(&tier->nr_put_errors, 0);
 		if (atomic_exchange(&tier->is_failed, false))
-			ts_log(engine, TS_LOG_INFO, "tier %s: works again, admits frames", tier->name);
+			ts_log(engine, TS_LOG_INFO, "tier %s: works again, admits frames",
+			       tier->name);
 		return;
 	}
 	/* Fullness is the store's daily business, not a fault: the ladder has a next rung. */

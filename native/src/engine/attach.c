@@ -2,9 +2,9 @@
  *
  * attach.c — guest memory comes under the engine's care, and leaves it again, while the guest runs.
  *
- * Attach: check, userfaultfds, register, learn which pages are populated, serve.  Between registration and
- * the last step a fault waits; nothing is lost, for no page has been touched by us.
- * Detach: no more evictions, everything back, unregister, wake, let go.
+ * Attach: check, userfaultfds, register, learn which pages are populated, serve.  Between
+ * registration and the last step a fault waits; nothing is lost, for no page has been touched by
+ * us. Detach: no more evictions, everything back, unregister, wake, let go.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -46,17 +46,22 @@ static int check_options(struct ts_engine *engine, const struct ts_region_option
 		return ts_fail(TS_ELIMIT, "%s: at most 512 GiB a region", name);
 	if (options->memory > TS_MEMORY_MEMFD || options->tracker > TS_TRACKER_RWP ||
 	    options->serve > TS_SERVE_IN_THREAD || options->restore > TS_RESTORE_RANGE)
-		return ts_fail(TS_ECONFIG, "%s: memory, tracker, serve or restore out of range", name);
+		return ts_fail(TS_ECONFIG, "%s: memory, tracker, serve or restore out of range",
+			       name);
 	if (options->nr_shards > TS_SHARD_MAX)
 		return ts_fail(TS_ECONFIG, "%s: nr_shards: at most %d", name, TS_SHARD_MAX);
 	if (options->guard_scans > TS_HEAT_GUARD_MAX)
 		return ts_fail(TS_ECONFIG, "%s: guard_scans: at most %d", name, TS_HEAT_GUARD_MAX);
 	if (options->serve == TS_SERVE_IN_THREAD && options->memory != TS_MEMORY_ANON)
-		return ts_fail(TS_EUNSUPPORTED, "%s: in-thread serving is for anonymous memory: a "
-			       "signal does not tell a guarded memfd page from a missing one", name);
+		return ts_fail(TS_EUNSUPPORTED,
+			       "%s: in-thread serving is for anonymous memory: a "
+			       "signal does not tell a guarded memfd page from a missing one",
+			       name);
 	if (options->memory == TS_MEMORY_ANON && !engine->staging.nr_segments)
-		return ts_fail(TS_EUNSUPPORTED, "%s: anonymous memory needs UFFDIO_MOVE, Linux 6.8 or "
-			       "later; this is %s", name, engine->probe.kernel_release);
+		return ts_fail(TS_EUNSUPPORTED,
+			       "%s: anonymous memory needs UFFDIO_MOVE, Linux 6.8 or "
+			       "later; this is %s",
+			       name, engine->probe.kernel_release);
 	return 0;
 }
 
@@ -93,7 +98,8 @@ static void cut_shards(struct ts_region *region, unsigned nr_shards)
 	uint32_t nr_pages = region->nr_pages;
 
 	if (!nr_shards)
-		nr_shards = TS_MAX(1, TS_MIN(nr_pages / SHARD_PAGES_MIN, (uint32_t)SHARDS_AUTO_MAX));
+		nr_shards =
+			TS_MAX(1, TS_MIN(nr_pages / SHARD_PAGES_MIN, (uint32_t)SHARDS_AUTO_MAX));
 	/* Whole chunks, so that a batch and a frame never cross from one shard to the next. */
 	uint32_t pages = (nr_pages + nr_shards - 1) / nr_shards;
 	region->pages_per_shard = (pages + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES * TS_CHUNK_PAGES;
@@ -107,8 +113,9 @@ static uint64_t features_of(const struct ts_engine *engine, const struct ts_regi
 	const struct ts_probe *probe = &engine->probe;
 	uint64_t features = region->tracker->uffd_features;
 
-	/* For shared memory REMOVE is not asked for: it does not tell MADV_REMOVE from MADV_DONTNEED,
-	 * which drops nothing there and is what the zap tracker does all the time. */
+	/* For shared memory REMOVE is not asked for: it does not tell MADV_REMOVE from
+	 * MADV_DONTNEED, which drops nothing there and is what the zap tracker does all the
+	 * time. */
 	if (region->memfd < 0 && probe->has_event_remove)
 		features |= UFFD_FEATURE_EVENT_REMOVE;
 	if (probe->has_event_unmap)
@@ -368,8 +375,9 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 		destroy_region(region);
 		return rc;
 	}
-	ts_log(engine, TS_LOG_INFO, "%s: attached, %u pages, tracker %s, memory %s, %u shards", name,
-	       region->nr_pages, region->tracker->name, region->memory->name, region->nr_shards);
+	ts_log(engine, TS_LOG_INFO, "%s: attached, %u pages, tracker %s, memory %s, %u shards",
+	       name, region->nr_pages, region->tracker->name, region->memory->name,
+	       region->nr_shards);
 	*region_out = region;
 	return 0;
 }
@@ -380,7 +388,8 @@ static void drain(struct ts_engine *engine, struct ts_region *region)
 {
 	atomic_store(&region->is_draining, true);
 	TS_PHASE(TS_PHASE_DETACH);
-	/* Whoever is at work ends its batch; a batch that goes on probation meanwhile is returned. */
+	/* Whoever is at work ends its batch; a batch that goes on probation meanwhile is
+	 * returned. */
 	do {
 		ts_evict_pool_return(engine->evict, region);
 		sched_yield();
@@ -418,7 +427,8 @@ int ts_region_detach(struct ts_region *region)
 	drop_kept(engine, region);
 	add_past(engine, region);
 	if (rc)
-		ts_fail(rc, "%s: some pages could not be read back and were poisoned", region->name);
+		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
+			region->name);
 	ts_log(engine, rc ? TS_LOG_ERROR : TS_LOG_INFO, "%s: detached", region->name);
 	destroy_region(region);
 	return rc;

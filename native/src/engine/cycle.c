@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cycle.c — deactivate, wait, scan, evict down to a budget: for hosts without Python, which decides the
- * same with policies of its own.
+ * cycle.c — deactivate, wait, scan, evict down to a budget: for hosts without Python, which decides
+ * the same with policies of its own.
  */
 #include <errno.h>
 #include <signal.h>
@@ -53,8 +53,9 @@ static void tick_region(struct ts_cycle *cycle, struct ts_region *region, unsign
 	if (!rc && resident > budget && !is_thrashing(cycle, region, slot)) {
 		evict.bytes_max = resident - budget;
 		if (options->evict_bytes_per_s)
-			evict.bytes_max = TS_MIN(evict.bytes_max, options->evict_bytes_per_s / 1000 *
-						 options->interval_ms);
+			evict.bytes_max =
+				TS_MIN(evict.bytes_max,
+				       options->evict_bytes_per_s / 1000 * options->interval_ms);
 		rc = ts_region_evict(region, &evict, &result);
 	}
 	if (!rc)
@@ -116,7 +117,8 @@ int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *opti
 	if (options)
 		memcpy(&cycle->options, options, TS_MIN(options->size, sizeof(cycle->options)));
 	cycle->engine = engine;
-	cycle->options.interval_ms = cycle->options.interval_ms ? cycle->options.interval_ms : 30000;
+	cycle->options.interval_ms =
+		cycle->options.interval_ms ? cycle->options.interval_ms : 30000;
 	cycle->options.age_min = cycle->options.age_min ? cycle->options.age_min : 2;
 	cycle->options.budget_pct = cycle->options.budget_pct ? cycle->options.budget_pct : 25;
 	pthread_mutex_init(&cycle->lock, NULL);

@@ -63,7 +63,8 @@ int ts_engine_open(const struct ts_engine_options *options, struct ts_engine **e
 
 	if (!engine)
 		return ts_fail(-ENOMEM, "engine: out of memory");
-	int rc = copy_sized(&engine->options, sizeof(engine->options), options, "ts_engine_options");
+	int rc =
+		copy_sized(&engine->options, sizeof(engine->options), options, "ts_engine_options");
 	if (!rc)
 		rc = check_options(&engine->options);
 	engine->probe.size = sizeof(engine->probe);

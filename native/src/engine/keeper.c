@@ -2,8 +2,8 @@
  *
  * keeper.c — the thread that keeps house (keeper.h).
  *
- * Each round is bounded: so many dead frames, so many demotions, so many maintenance steps of each store.
- * While there is more to do it goes on at once, else it sleeps for ROUND_MS.
+ * Each round is bounded: so many dead frames, so many demotions, so many maintenance steps of each
+ * store. While there is more to do it goes on at once, else it sleeps for ROUND_MS.
  */
 #include "engine/keeper.h"
 
@@ -51,8 +51,8 @@ static void delete_frames(struct ts_engine *engine, const struct ts_dead_frame *
 				keys[nr_keys++] = dead[i].id;
 		if (!nr_keys)
 			continue;
-		/* A store that can't delete keeps garbage under a key that the next frame of that id
-		 * replaces: a loss of room, not of data. */
+		/* A store that can't delete keeps garbage under a key that the next frame of that
+		 * id replaces: a loss of room, not of data. */
 		int rc = ts_store_del(tier->store, keys, nr_keys);
 		if (rc < 0)
 			ts_log(engine, TS_LOG_WARNING, "tier %s: delete: %s", tier->name,
@@ -147,8 +147,9 @@ static void report(struct ts_keeper *keeper)
 	}
 	if (nr_poisoned > keeper->nr_poisoned)
 		ts_log(engine, TS_LOG_ERROR,
-		       "%llu pages could not be read back unharmed and were poisoned: the guest gets "
-		       "SIGBUS (a machine check under KVM) on touch; see failures in the statistics",
+		       "%llu pages could not be read back unharmed and were poisoned: the guest "
+		       "gets SIGBUS (a machine check under KVM) on touch; see failures in the "
+		       "statistics",
 		       (unsigned long long)(nr_poisoned - keeper->nr_poisoned));
 	keeper->nr_poisoned = TS_MAX(nr_poisoned, keeper->nr_poisoned);
 }

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * keeper.h — the thread that keeps house: dead frames, demotion, the stores' maintenance, the clock. */
+ * keeper.h — the thread that keeps house: dead frames, demotion, the stores' maintenance, the
+ * clock. */
 #ifndef TS_ENGINE_KEEPER_H
 #define TS_ENGINE_KEEPER_H
 

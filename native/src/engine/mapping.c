@@ -3,8 +3,8 @@
  * mapping.c — /proc/self/smaps, read for the reasons a range can't be served (mapping.h).
  *
  * The kernel would refuse some of these at registration with a bare EINVAL, and accept others that
- * would lose data later: a locked range whose pages can't be moved, a file whose pages come back from
- * the file.
+ * would lose data later: a locked range whose pages can't be moved, a file whose pages come back
+ * from the file.
  */
 #include "engine/mapping.h"
 
@@ -48,7 +48,8 @@ static int refuse(int error, const char *name, const struct mapping *mapping, co
 static int check_common(const struct mapping *mapping, const char *name)
 {
 	if (mapping->has_uffd)
-		return refuse(TS_EREGISTERED, name, mapping, "another userfaultfd is registered here");
+		return refuse(TS_EREGISTERED, name, mapping,
+			      "another userfaultfd is registered here");
 	if (mapping->perms[0] != 'r' || mapping->perms[1] != 'w')
 		return refuse(TS_EBACKING, name, mapping, "not readable and writable");
 	if (mapping->is_hugetlb)
@@ -64,7 +65,8 @@ static int check_common(const struct mapping *mapping, const char *name)
 static int check_anon(const struct mapping *mapping, const char *name)
 {
 	if (mapping->perms[3] != 'p')
-		return refuse(TS_EBACKING, name, mapping, "shared; attach it as memfd memory with its "
+		return refuse(TS_EBACKING, name, mapping,
+			      "shared; attach it as memfd memory with its "
 			      "descriptor");
 	if (mapping->inode)
 		return refuse(TS_EBACKING, name, mapping, "private mapping of a file; only memory "
@@ -88,11 +90,13 @@ static int check_memfd(const struct mapping *mapping, const char *name,
 		return refuse(-errno, name, mapping, "the memfd is no open descriptor");
 	if (st.st_ino != mapping->inode || major(st.st_dev) != mapping->major ||
 	    minor(st.st_dev) != mapping->minor)
-		return refuse(TS_EBACKING, name, mapping, "not a mapping of the memfd that was given");
+		return refuse(TS_EBACKING, name, mapping,
+			      "not a mapping of the memfd that was given");
 	if (strncmp(mapping->path, "/memfd:", 7) && strncmp(mapping->path, "/dev/zero", 9))
 		return refuse(TS_EBACKING, name, mapping, "a file, not a memfd");
 	if (expected != actual)
-		return refuse(TS_EBACKING, name, mapping, "memfd_offset is not the offset mapped here");
+		return refuse(TS_EBACKING, name, mapping,
+			      "memfd_offset is not the offset mapped here");
 	return 0;
 }
 

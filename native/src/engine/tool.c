@@ -63,8 +63,8 @@ static uint32_t restore_pass(struct ts_tool *tool, struct ts_region *region, uin
 		if (!needs_restore(word, with_fills))
 			continue;
 		nr_left++;
-		/* A page on probation comes back by itself or by its evictor; a prefetch that takes it
-		 * out of the staging area is right, too. */
+		/* A page on probation comes back by itself or by its evictor; a prefetch that takes
+		 * it out of the staging area is right, too. */
 		ts_serve_page(&tool->serve, ts_region_shard(region, page), page,
 			      TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns());
 		if (tool->serve.fetch.nr_busy == DEPTH)

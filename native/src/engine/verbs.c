@@ -23,10 +23,12 @@ static int enter(struct ts_region *region)
 	       ts_fail(TS_ESTATE, "%s: is being detached", region->name);
 }
 
-/* Huge pages again where all 512 pages are back and none is protected; the kernel refuses the rest. */
+/* Huge pages again where all 512 pages are back and none is protected; the kernel refuses the
+ * rest. */
 static void collapse(struct ts_region *region)
 {
-	for (uint32_t first = 0; first + TS_CHUNK_PAGES <= region->nr_pages; first += TS_CHUNK_PAGES) {
+	for (uint32_t first = 0; first + TS_CHUNK_PAGES <= region->nr_pages;
+	     first += TS_CHUNK_PAGES) {
 		unsigned n = 0;
 		while (n < TS_CHUNK_PAGES &&
 		       ts_word_is(ts_word_load(&region->words[first + n]), TS_RESIDENT) &&
@@ -113,7 +115,8 @@ int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t
 			     (uint32_t)(len_bytes >> TS_PAGE_SHIFT), false);
 	ts_region_leave(region);
 	if (rc)
-		ts_fail(rc, "%s: some pages could not be read back and were poisoned", region->name);
+		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
+			region->name);
 	return rc;
 }
 

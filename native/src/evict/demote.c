@@ -45,8 +45,8 @@ void ts_demoter_finish(struct ts_demoter *demoter)
 	*demoter = (struct ts_demoter){ 0 };
 }
 
-/* Reads and decodes a frame that the caller holds a reference to.  0, or an error: it stays where it
- * is, and the fault that needs it will report what is wrong with it. */
+/* Reads and decodes a frame that the caller holds a reference to.  0, or an error: it stays where
+ * it is, and the fault that needs it will report what is wrong with it. */
 static int read_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
 		      struct ts_frame_head *head)
 {
@@ -64,7 +64,8 @@ static int read_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
 	return rc < 0 ? rc : 0;
 }
 
-/* Copies those pages of the decoded frame that are still AWAY in it and lie in the merge's range. */
+/* Copies those pages of the decoded frame that are still AWAY in it and lie in the merge's
+ * range. */
 static void collect_pages(struct ts_demoter *demoter, struct merge *merge, uint32_t frame,
 			  const struct ts_frame_head *head)
 {

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * demote.h — frames down the ladder: read from one tier, encoded anew for a lower one, published there.
+ * demote.h — frames down the ladder: read from one tier, encoded anew for a lower one, published
+ * there.
  *
- * Run by the keeper thread alone.  A new frame is made (its range may be larger, so that several old
- * frames go into one); page words swing from the old to the new one by one; an old frame dies when its
- * last page has left it.
+ * Run by the keeper thread alone.  A new frame is made (its range may be larger, so that several
+ * old frames go into one); page words swing from the old to the new one by one; an old frame dies
+ * when its last page has left it.
  */
 #ifndef TS_EVICT_DEMOTE_H
 #define TS_EVICT_DEMOTE_H
@@ -24,8 +25,8 @@ struct ts_demoter {
 int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine);
 void ts_demoter_finish(struct ts_demoter *demoter);
 
-/* Moves up to nr_max frames of the tier that are at least age_min_ticks old to a lower tier.  Returns
- * how many pages went. */
+/* Moves up to nr_max frames of the tier that are at least age_min_ticks old to a lower tier.
+ * Returns how many pages went. */
 uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
 			unsigned nr_max);
 /* The age that at least nr_frames of the tier's frames have: "the oldest". */

@@ -141,7 +141,8 @@ void ts_batch_take(struct ts_evictor *evictor, struct ts_batch *batch)
 
 /* ---- Store ------------------------------------------------------------------------------ */
 
-/* Pages that a fault or an event has taken from the batch meanwhile: nothing more to do for them. */
+/* Pages that a fault or an event has taken from the batch meanwhile: nothing more to do for
+ * them. */
 static void drop_cancelled(struct ts_batch *batch)
 {
 	TS_PAGESET_EACH(i, &batch->owned) {

@@ -36,7 +36,8 @@ struct pool_thread {
 
 struct ts_evict_pool {
 	struct ts_engine *engine;
-	/* Guards jobs, parked, is_stopping.  Never held while pages are moved, encoded or stored. */
+	/* Guards jobs, parked, is_stopping.  Never held while pages are moved, encoded or
+	 * stored. */
 	pthread_mutex_t lock;
 	pthread_cond_t work, done;
 	struct job *jobs;
@@ -135,7 +136,8 @@ static void evict_chunk(struct pool_thread *thread, struct job *job, uint32_t ch
 		&thread->evictor, region, chunk * TS_CHUNK_PAGES, job->age_min,
 		(uint32_t)TS_MIN(pages_left, (int64_t)TS_CHUNK_PAGES), &is_blocked);
 	if (is_blocked)
-		atomic_store(&job->pages_left, 0);  /* all segments are on probation: enough for now */
+		atomic_store(&job->pages_left,
+			     0); /* all segments are on probation: enough for now */
 	if (!batch)
 		return;
 	unsigned nr_claimed = ts_pageset_count(&batch->owned);
@@ -175,7 +177,8 @@ static bool work_locked(struct pool_thread *thread, uint64_t *next_due_ns)
 
 static void wait_locked(struct ts_evict_pool *pool, uint64_t until_ns)
 {
-	struct timespec until = { (time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u) };
+	struct timespec until = { (time_t)(until_ns / 1000000000u),
+				  (long)(until_ns % 1000000000u) };
 
 	if (until_ns == UINT64_MAX)
 		pthread_cond_wait(&pool->work, &pool->lock);
@@ -237,7 +240,8 @@ static void run_job(struct ts_evict_pool *pool, struct job *job)
 int ts_evict_pool_run(struct ts_evict_pool *pool, struct ts_region *region,
 		      const struct ts_evict_options *options, struct ts_evict_result *result)
 {
-	uint64_t pages_max = TS_MIN(options->bytes_max >> TS_PAGE_SHIFT, (uint64_t)region->nr_pages);
+	uint64_t pages_max =
+		TS_MIN(options->bytes_max >> TS_PAGE_SHIFT, (uint64_t)region->nr_pages);
 	uint32_t nr_chunks = (region->nr_pages + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES;
 	struct job job = {
 		.region = region,

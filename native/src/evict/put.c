@@ -2,9 +2,9 @@
  *
  * put.c — down the ladder: encode for a tier, put, publish; what it does not take goes to the next.
  *
- * What can go wrong: the store refuses a frame (full, an error): its pages stay owned and are encoded
- * again for the next tier.  A page is cancelled while its frame is being stored: the frame is published
- * without it.  Nothing is published before the store has acknowledged.
+ * What can go wrong: the store refuses a frame (full, an error): its pages stay owned and are
+ * encoded again for the next tier.  A page is cancelled while its frame is being stored: the frame
+ * is published without it.  Nothing is published before the store has acknowledged.
  */
 #include <string.h>
 

@@ -2,11 +2,12 @@
  *
  * forget.c — reading a userfaultfd, and what its events mean.
  *
- * What the kernel gives us: madvise(DONTNEED, REMOVE), munmap and mremap of a registered range queue an event
- * and wait until it has been read; until then every ioctl that changes the range says EAGAIN.
- * What that means here: reading the event is what lets the guest go on, so the page words must say what
- * the guest will find before anybody can install anything: read and change happen with the gate closed.
- * An event comes before the zap, so pages that are present stay as they are: RESIDENT, and a hole soon.
+ * What the kernel gives us: madvise(DONTNEED, REMOVE), munmap and mremap of a registered range
+ * queue an event and wait until it has been read; until then every ioctl that changes the range
+ * says EAGAIN. What that means here: reading the event is what lets the guest go on, so the page
+ * words must say what the guest will find before anybody can install anything: read and change
+ * happen with the gate closed. An event comes before the zap, so pages that are present stay as
+ * they are: RESIDENT, and a hole soon.
  */
 #include "fault/forget.h"
 
@@ -88,8 +89,8 @@ static void forget_range(struct ts_engine *engine, struct ts_shard *shard, uint6
 	}
 }
 
-/* The move itself has happened; what can't be written down any more is given up with a poison on touch
- * (GONE), never answered with zeros. */
+/* The move itself has happened; what can't be written down any more is given up with a poison on
+ * touch (GONE), never answered with zeros. */
 static void handle_remap(struct ts_engine *engine, struct ts_shard *shard, uint64_t from,
 			 uint64_t to, uint64_t len_bytes)
 {

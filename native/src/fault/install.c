@@ -117,8 +117,8 @@ bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame)
 	return age_ticks * engine->tick_ms < REFAULT_MS;
 }
 
-/* Neighbours are worth having when the guest walks: this fault is next to, or in, one of the last few
- * 64 KiB ranges that were asked for.  A lone fault gets its page alone. */
+/* Neighbours are worth having when the guest walks: this fault is next to, or in, one of the last
+ * few 64 KiB ranges that were asked for.  A lone fault gets its page alone. */
 static bool is_walk(struct ts_shard *shard, uint32_t range)
 {
 	bool is_near = false;

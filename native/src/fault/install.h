@@ -2,7 +2,8 @@
  *
  * install.h — the last step back: ioctls on a page's present address, and the word that follows.
  *
- * Each ioctl shares the shard's gate from the look at the word's REMOVED flag to its end (page/gate.h).
+ * Each ioctl shares the shard's gate from the look at the word's REMOVED flag to its end
+ * (page/gate.h).
  */
 #ifndef TS_FAULT_INSTALL_H
 #define TS_FAULT_INSTALL_H
@@ -10,7 +11,8 @@
 #include "core/fetch.h"
 #include "os/uffd.h"
 
-/* Installs a page that the caller owns (COMING) and wakes its waiters; zeros if the guest gave it up. */
+/* Installs a page that the caller owns (COMING) and wakes its waiters; zeros if the guest gave it
+ * up. */
 struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents);
 struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page);
 struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page);
@@ -21,8 +23,8 @@ void ts_install_wake(struct ts_shard *shard, uint32_t page);
 /* COMING from a frame -> `to`; the frame loses the page. */
 void ts_install_finish(struct ts_engine *engine, struct ts_region *region, uint32_t page,
 		       uint32_t frame, unsigned tier, ts_word to);
-/* COMING from a frame -> RESIDENT.  The frame keeps its copy if the tier does that and contents (what
- * was installed; NULL: about to be written) are given. */
+/* COMING from a frame -> RESIDENT.  The frame keeps its copy if the tier does that and contents
+ * (what was installed; NULL: about to be written) are given. */
 void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *region, uint32_t page,
 				uint32_t frame, unsigned tier, const void *contents);
 /* COMING from a frame -> AWAY again: not now. */

@@ -4,9 +4,10 @@
  *
  * What the kernel gives us: UFFD_FEATURE_SIGBUS turns a fault of user-mode code into SIGBUS in the
  * faulting thread; after the handler has returned the access is tried again.
- * What that means here: the handler may use nothing that is not async-signal-safe.  It takes one of a
- * fixed number of contexts, each with readers and buffers of its own, serves the page as a fault thread
- * would, and gives the context back.  A SIGBUS that is not ours goes to the handler that was there.
+ * What that means here: the handler may use nothing that is not async-signal-safe.  It takes one of
+ * a fixed number of contexts, each with readers and buffers of its own, serves the page as a fault
+ * thread would, and gives the context back.  A SIGBUS that is not ours goes to the handler that was
+ * there.
  */
 #include "fault/inthread.h"
 
@@ -127,7 +128,8 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 
 static int install_handler(void)
 {
-	struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction action = { .sa_sigaction = on_sigbus,
+				    .sa_flags = SA_SIGINFO | SA_ONSTACK };
 
 	if (is_installed)
 		return 0;

@@ -2,8 +2,8 @@
  *
  * rest.c — the rest of a decoded frame: neighbours of the page that was asked for.
  *
- * They are claimed one by one and installed in runs, because a COPY of many pages costs 0.9 us a page
- * and one alone 1.7 us.
+ * They are claimed one by one and installed in runs, because a COPY of many pages costs 0.9 us a
+ * page and one alone 1.7 us.
  */
 #include "fault/install.h"
 #include "util/hist.h"
@@ -28,7 +28,8 @@ static uint64_t copy_run(struct ts_shard *shard, const struct run *run)
 	       !(ts_word_load(&words[run->page + n]) & TS_WORD_REMOVED))
 		n++;
 	if (addr && n)
-		result = ts_uffd_copy(shard->uffd, addr, run->contents, (uint64_t)n << TS_PAGE_SHIFT);
+		result = ts_uffd_copy(shard->uffd, addr, run->contents,
+				      (uint64_t)n << TS_PAGE_SHIFT);
 	ts_gate_unshare(&shard->gate);
 	return result.done_bytes >> TS_PAGE_SHIFT;
 }

@@ -2,12 +2,14 @@
  *
  * serve.c — a faulting page's way back (serve.h).
  *
- *   RESIDENT  the page is there (a stale message), or it is a hole that the guest made (balloon on a memfd,
+ *   RESIDENT  the page is there (a stale message), or it is a hole that the guest made (balloon on
+ *   a memfd,
  *             MADV_FREE): zeros; or a write met a guard that an eviction left behind: lifted
- *   LEAVING   the eviction is cancelled: anonymous pages are copied back from the staging slot, memfd
+ *   LEAVING   the eviction is cancelled: anonymous pages are copied back from the staging slot,
+ *   memfd
  *             pages are un-guarded
- *   AWAY      claimed, fetched, decoded, verified, installed; then the rest of the frame, if it pays
- *   ZERO      zeros, or the value it was filled with
+ *   AWAY      claimed, fetched, decoded, verified, installed; then the rest of the frame, if it
+ *   pays ZERO      zeros, or the value it was filled with
  *   COMING    somebody else is at it and will wake the waiter
  *   GONE      poisoned
  */
@@ -136,9 +138,9 @@ static enum ts_serve_outcome serve_staged(struct ts_serve_ctx *ctx, struct ts_sh
 	case TS_UFFD_ABSENT:
 	case TS_UFFD_BUSY:
 	case TS_UFFD_FAILED:
-		/* The message was stale: the page is still in the guest, or the slot is still empty.
-		 * The evictor may be moving it this moment, so it stays LEAVING; if it is gone by the
-		 * time the waiter looks, there will be another message. */
+		/* The message was stale: the page is still in the guest, or the slot is still
+		 * empty. The evictor may be moving it this moment, so it stays LEAVING; if it is
+		 * gone by the time the waiter looks, there will be another message. */
 		retreat_leaving(slot, coming, leaving);
 		return flags & TS_SERVE_PREFETCH ? TS_SERVE_LATER : wake_stale(shard, page);
 	}
@@ -245,7 +247,8 @@ static void poison(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot, enum ts
 }
 
 /* Came back, all right: age, guard, kept copy, counters. */
-static void note_returned(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot, const void *contents)
+static void note_returned(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot,
+			  const void *contents)
 {
 	struct ts_region *region = slot->shard->region;
 	struct ts_tier *tier = &ctx->engine->tiers[slot->tier];
@@ -291,7 +294,8 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	case TS_UFFD_DONE:
 		note_served(ctx, slot->shard, slot->flags, slot->start_ns);
 		note_returned(ctx, slot, contents);
-		if (ts_install_wants_rest(region, slot->shard, slot->page, slot->flags & TS_SERVE_WHOLE))
+		if (ts_install_wants_rest(region, slot->shard, slot->page,
+					  slot->flags & TS_SERVE_WHOLE))
 			ts_install_rest(ctx->engine, &ctx->fetch, slot, &head);
 		break;
 	case TS_UFFD_PRESENT:

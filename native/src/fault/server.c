@@ -2,15 +2,16 @@
  *
  * server.c — fault threads: wait, read, serve, reap, try again (server.h).
  *
- * Where the threads run: not pinned.  A fault wakes its handler from the faulting thread, which goes to
- * sleep at once, and the scheduler then runs the handler on that CPU; a handler pinned elsewhere costs
- * 28 to 46 us, and one pinned to each CPU disturbs all the others at each fault (bench/README.md).
+ * Where the threads run: not pinned.  A fault wakes its handler from the faulting thread, which
+ * goes to sleep at once, and the scheduler then runs the handler on that CPU; a handler pinned
+ * elsewhere costs 28 to 46 us, and one pinned to each CPU disturbs all the others at each fault
+ * (bench/README.md).
  *
- * A thread's round: wait for a shard with messages or a store with results; read a batch of each shard
- * that has some, events first; serve the faults; end the reads that have completed; try again what
- * could not be done before.  What can't be done now (an event is queued, every slot is busy) waits in
- * a ring of this thread; while the ring has no room for a batch the thread reads nothing, and the
- * kernel keeps the messages.
+ * A thread's round: wait for a shard with messages or a store with results; read a batch of each
+ * shard that has some, events first; serve the faults; end the reads that have completed; try again
+ * what could not be done before.  What can't be done now (an event is queued, every slot is busy)
+ * waits in a ring of this thread; while the ring has no room for a batch the thread reads nothing,
+ * and the kernel keeps the messages.
  */
 #include "fault/server.h"
 
@@ -34,7 +35,8 @@ enum {
 	BUSY_GAP_NS = 900,
 	/* So many in a row, and one thread is not enough. */
 	BUSY_ROUNDS = 32,
-	/* Woken so often in a row for messages that another thread had taken: one thread too many. */
+	/* Woken so often in a row for messages that another thread had taken: one thread too
+	 * many. */
 	VAIN_ROUNDS = 16,
 };
 
@@ -47,8 +49,8 @@ struct fault_thread {
 	ts_mono_ns round_end_ns;
 	unsigned nr_busy_rounds, nr_vain_rounds;
 	int kick_fd;
-	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the server's
-	 * list, made anew when that has changed). */
+	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the
+	 * server's list, made anew when that has changed). */
 	struct pollfd *polls;
 	struct ts_shard **shards;
 	unsigned nr_fixed, nr_shards;
@@ -67,7 +69,8 @@ struct ts_fault_server {
 	/* The threads below this index wait for faults; the others are parked.  See adapt(). */
 	_Atomic unsigned nr_active;
 	_Atomic(struct ts_region *) leaving;
-	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has changed. */
+	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has
+	 * changed. */
 	pthread_mutex_t list_lock;
 	_Atomic uint64_t generation;
 	unsigned nr_shards;
@@ -121,8 +124,8 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 }
 
 /* All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
- * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when messages
- * pile up while it serves; one less when the last comes too late again and again. */
+ * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when
+ * messages pile up while it serves; one less when the last comes too late again and again. */
 static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_ns)
 {
 	struct ts_fault_server *server = thread->server;
@@ -183,7 +186,8 @@ static void refresh_list(struct fault_thread *thread)
 	thread->nr_shards = server->nr_shards;
 	memcpy(thread->shards, server->shards, server->nr_shards * sizeof(server->shards[0]));
 	for (unsigned i = 0; i < thread->nr_shards; i++)
-		thread->polls[thread->nr_fixed + i] = (struct pollfd){ thread->shards[i]->uffd, POLLIN, 0 };
+		thread->polls[thread->nr_fixed + i] =
+			(struct pollfd){ thread->shards[i]->uffd, POLLIN, 0 };
 }
 
 /* Not epoll: with several threads waiting, one that polls is woken on the CPU of the fault when the
@@ -197,7 +201,8 @@ static int wait_events(struct fault_thread *thread)
 	thread->round_end_ns = ts_now_ns();
 
 	if (thread->nr_pending) {
-		/* What it waits for is another thread's work: an event to be read, a store to answer. */
+		/* What it waits for is another thread's work: an event to be read, a store to
+		 * answer. */
 		sched_yield();
 		return poll(thread->polls, nr_polls, 0);
 	}
@@ -229,7 +234,8 @@ static void note_leaving(struct fault_thread *thread)
 	struct ts_region *leaving = atomic_load(&thread->server->leaving);
 
 	/* With an old list it might still read the region's messages in the next round. */
-	if (leaving && thread->generation == atomic_load(&thread->server->generation) && !holds_region(thread, leaving))
+	if (leaving && thread->generation == atomic_load(&thread->server->generation) &&
+	    !holds_region(thread, leaving))
 		atomic_store(&thread->released, leaving);
 }
 

@@ -16,8 +16,8 @@ void ts_fault_server_destroy(struct ts_fault_server *server);
 
 /* Begins to serve the region: its shards are registered, its words are set. */
 int ts_fault_server_add(struct ts_fault_server *server, struct ts_region *region);
-/* Stops, and returns when no fault thread holds anything of the region.  Its ranges are unregistered,
- * or its process is gone. */
+/* Stops, and returns when no fault thread holds anything of the region.  Its ranges are
+ * unregistered, or its process is gone. */
 void ts_fault_server_remove(struct ts_fault_server *server, struct ts_region *region);
 
 #endif

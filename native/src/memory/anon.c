@@ -2,14 +2,14 @@
  *
  * anon.c — private anonymous memory: pages are moved out of the guest and back.
  *
- * What the kernel gives us: UFFDIO_MOVE (6.8) takes a page out of the guest's page table and puts it into
- * ours, atomically, without a fault, also from write-protected entries, whose protection it drops.  It is
- * issued on the staging area's userfaultfd: the destination must be registered there, and an event
- * queued on the guest's does not disturb it.
- * What that means here: once moved, a page can't change under the encoder; a touch is a MISSING fault,
- * which the fault server answers with a copy of the slot while the word says LEAVING.
- * What can go wrong: a hole (the guest freed the page lazily): nothing to store, the page is ZERO; a page
- * that can't be moved (EBUSY: pinned, or shared with a child): it stays.
+ * What the kernel gives us: UFFDIO_MOVE (6.8) takes a page out of the guest's page table and puts
+ * it into ours, atomically, without a fault, also from write-protected entries, whose protection it
+ * drops.  It is issued on the staging area's userfaultfd: the destination must be registered there,
+ * and an event queued on the guest's does not disturb it.
+ * What that means here: once moved, a page can't change under the encoder; a touch is a MISSING
+ * fault, which the fault server answers with a copy of the slot while the word says LEAVING.
+ * What can go wrong: a hole (the guest freed the page lazily): nothing to store, the page is ZERO;
+ * a page that can't be moved (EBUSY: pinned, or shared with a child): it stays.
  */
 #include <string.h>
 
@@ -19,8 +19,8 @@
 #include "page/frames.h"
 #include "util/hook.h"
 
-/* Pages one MOVE takes: the gate is shared, and so events wait, for the length of the call (0.2 us a
- * page, 1 us alone).  A whole huge page is moved as one. */
+/* Pages one MOVE takes: the gate is shared, and so events wait, for the length of the call (0.2 us
+ * a page, 1 us alone).  A whole huge page is moved as one. */
 enum { RUN_MAX = 64, RETRY_MAX = 100 };
 
 static void mark_hole(struct ts_batch *batch, unsigned i)
@@ -37,9 +37,10 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 	unsigned end = i + nr_pages, nr_retries = 0;
 
 	while (i < end) {
-		struct ts_uffd_result result = ts_uffd_move(
-			batch->staging->uffd, (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT),
-			addr, (uint64_t)(end - i) << TS_PAGE_SHIFT);
+		struct ts_uffd_result result =
+			ts_uffd_move(batch->staging->uffd,
+				     (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT), addr,
+				     (uint64_t)(end - i) << TS_PAGE_SHIFT);
 		for (unsigned n = 0; n < result.done_bytes >> TS_PAGE_SHIFT; n++)
 			ts_pageset_add(&batch->scratch, i++);
 		addr += result.done_bytes;
@@ -49,8 +50,8 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		if (result.outcome == TS_UFFD_RETRY &&
 		    (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
 			continue;
-		/* This page stays; its word is changed after the walk, for that may have to wait for a
-		 * fault, which may wait for the gate. */
+		/* This page stays; its word is changed after the walk, for that may have to wait
+		 * for a fault, which may wait for the gate. */
 		if (result.outcome == TS_UFFD_ABSENT)
 			ts_pageset_add(&batch->holes, i);
 		else
@@ -88,8 +89,8 @@ static void take(struct ts_batch *batch)
 	moved = batch->owned;
 	batch->scratch = batch->holes = (struct ts_pageset){ { 0 } };
 	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, move_run);
-	/* Not moved: MOVE refused them, or a stale fault held them for a moment, or they have no address.
-	 * They are still the guest's. */
+	/* Not moved: MOVE refused them, or a stale fault held them for a moment, or they have no
+	 * address. They are still the guest's. */
 	TS_PAGESET_EACH(i, &batch->owned) {
 		if (ts_pageset_has(&batch->holes, i))
 			mark_hole(batch, i);
@@ -109,8 +110,8 @@ static void release(struct ts_batch *batch)
 }
 
 /* Back where it came from.  COPY for the rare address that MOVE refuses because of a marker. */
-static struct ts_uffd_result install_back(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
-					  uint64_t addr)
+static struct ts_uffd_result install_back(struct ts_batch *batch, struct ts_shard *shard,
+					  unsigned i, uint64_t addr)
 {
 	const uint8_t *slot = batch->data + ((uint64_t)i << TS_PAGE_SHIFT);
 	struct ts_uffd_result result = ts_uffd_move(shard->uffd, addr, (uintptr_t)slot,
@@ -155,8 +156,8 @@ static bool try_give_back(struct ts_batch *batch, unsigned i)
 	return false;
 }
 
-/* Until it succeeds: the slot holds the only copy.  What it waits for is an event to be read, or the
- * kernel to find a page of memory. */
+/* Until it succeeds: the slot holds the only copy.  What it waits for is an event to be read, or
+ * the kernel to find a page of memory. */
 static void give_back(struct ts_batch *batch)
 {
 	TS_PAGESET_EACH(i, &batch->owned) {

@@ -4,7 +4,8 @@
 
 #include "page/frames.h"
 
-/* How many pages from i on can be handled in one call: contiguous in the set, in state, in address. */
+/* How many pages from i on can be handled in one call: contiguous in the set, in state, in
+ * address. */
 static unsigned run_length(const struct ts_batch *batch, const struct ts_pageset *set,
 			   enum ts_state state, unsigned i, unsigned run_max)
 {

@@ -1,17 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memfd.c — shared memory behind a memfd: pages are guarded, read through the descriptor, punched out.
+ * memfd.c — shared memory behind a memfd: pages are guarded, read through the descriptor, punched
+ * out.
  *
- * What the kernel gives us: WRITEPROTECT guards pages of the guest's mapping, unmapped ones included (by
- * markers); a read still maps the page and tells nobody, a write waits as a WP fault.  pread(2) reads the
- * page cache whatever the mapping says, and a hole as zeros; it costs the same as copying from a second
- * mapping, without page-table work at the punch.  PUNCH_HOLE drops page and mapping, but leaves waiters
- * asleep and markers in place.
- * What that means here: from guard to punch nobody can change the page, so what pread saw is what is
- * dropped.  Who un-protects must own the page (COMING, or RELEASING): an un-protect that comes late would
- * take away the guard of the next eviction.
- * What can go wrong: the guard can't be set (an event is queued): the page stays.  The punch fails: the
- * page is still there, unchanged, so it becomes RESIDENT again and its frame is dropped.
+ * What the kernel gives us: WRITEPROTECT guards pages of the guest's mapping, unmapped ones
+ * included (by markers); a read still maps the page and tells nobody, a write waits as a WP fault.
+ * pread(2) reads the page cache whatever the mapping says, and a hole as zeros; it costs the same
+ * as copying from a second mapping, without page-table work at the punch.  PUNCH_HOLE drops page
+ * and mapping, but leaves waiters asleep and markers in place.
+ * What that means here: from guard to punch nobody can change the page, so what pread saw is what
+ * is dropped.  Who un-protects must own the page (COMING, or RELEASING): an un-protect that comes
+ * late would take away the guard of the next eviction.
+ * What can go wrong: the guard can't be set (an event is queued): the page stays.  The punch fails:
+ * the page is still there, unchanged, so it becomes RESIDENT again and its frame is dropped.
  */
 #include "memory/memory.h"
 #include "os/pagemap.h"
@@ -38,8 +39,8 @@ static void finish_resident(struct ts_batch *batch, struct ts_shard *shard, unsi
 	(void)ts_uffd_wake(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT);
 }
 
-/* A write fault that comes while the protection can't be lifted (an event is queued) is answered by the
- * fault server once the page is RESIDENT; the wake lets it come again. */
+/* A write fault that comes while the protection can't be lifted (an event is queued) is answered by
+ * the fault server once the page is RESIDENT; the wake lets it come again. */
 static void unprotect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 			  unsigned nr_pages, uint64_t addr)
 {
@@ -91,7 +92,8 @@ static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned
 	int rc = ts_uffd_protect(shard->uffd, addr, len_bytes, true);
 	if (rc) {
 		for (unsigned n = 0; n < nr_pages; n++)
-			note_touched(&touched, addr + ((uint64_t)n << TS_PAGE_SHIFT), TS_PAGE_BYTES);
+			note_touched(&touched, addr + ((uint64_t)n << TS_PAGE_SHIFT),
+				     TS_PAGE_BYTES);
 		ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], nr_pages);
 		batch->nr_failed += nr_pages;
 	} else if (batch->skip_touched) {
@@ -142,8 +144,8 @@ static void take(struct ts_batch *batch)
 	return_pages(batch, &unread);
 }
 
-/* The page cache still holds these published pages, unchanged since the guard went up: they become the
- * guest's again, and their frames are forgotten. */
+/* The page cache still holds these published pages, unchanged since the guard went up: they become
+ * the guest's again, and their frames are forgotten. */
 static void take_back(struct ts_batch *batch, const struct ts_pageset *set)
 {
 	TS_PAGESET_EACH(i, set) {

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * memory.h — how pages are taken out of a guest and given back: one table of functions for each kind of
- * memory behind a region.
+ * memory.h — how pages are taken out of a guest and given back: one table of functions for each
+ * kind of memory behind a region.
  *
- * The unit is a batch: a chunk of 2 MiB of the region's pages, and which of them the batch owns (their
- * words are LEAVING, or about to be published).  While it owns a page, batch->data + (page - first_page)
- * * 4 KiB holds its contents for the encoder.
+ * The unit is a batch: a chunk of 2 MiB of the region's pages, and which of them the batch owns
+ * (their words are LEAVING, or about to be published).  While it owns a page, batch->data + (page -
+ * first_page) * 4 KiB holds its contents for the encoder.
  *
  *                    anonymous                            memfd
  *   take             UFFDIO_MOVE to a staging segment     guard against writes, then pread
@@ -32,13 +32,13 @@ struct ts_batch {
 	struct ts_staging *staging;
 	uint32_t first_page;
 	uint32_t nr_pages;           /* of the chunk; less than 512 at a shard's or region's end */
-	uint32_t segment;            /* anonymous: of the staging area; slots are segment * 512 + i */
+	uint32_t segment; /* anonymous: of the staging area; slots are segment * 512 + i */
 	uint8_t *data;
 	struct ts_pageset owned;     /* LEAVING, ours */
 	struct ts_pageset releasing; /* published, RAM not yet given back */
 	struct ts_pageset scratch, holes; /* the memory's own, within one call */
-	uint32_t kept_frame[TS_CHUNK_PAGES]; /* a reference to the frame that may still hold the page;
-					      * 0: none */
+	uint32_t kept_frame[TS_CHUNK_PAGES]; /* a reference to the frame that may still hold the
+					      * page; 0: none */
 	uint64_t window_start_ns;    /* memfd: when the guard went up */
 	uint64_t due_ns;             /* when probation is over */
 	bool skip_touched;           /* memfd: leave pages alone that were touched since the scan */
@@ -54,12 +54,12 @@ struct ts_memory_ops {
 	/* RAM is still the guest's when a page is published: its word says RELEASING until then. */
 	bool releases_late;
 
-	/* Makes the contents of every owned page readable at data.  Pages that can't be taken, or were
-	 * touched since the scan, go back to RESIDENT and out of `owned`. */
+	/* Makes the contents of every owned page readable at data.  Pages that can't be taken, or
+	 * were touched since the scan, go back to RESIDENT and out of `owned`. */
 	void (*take)(struct ts_batch *batch);
 
-	/* Gives the RAM of `releasing` back.  When it returns, their words carry no RELEASING flag and
-	 * whoever waited for one of them has been woken. */
+	/* Gives the RAM of `releasing` back.  When it returns, their words carry no RELEASING flag
+	 * and whoever waited for one of them has been woken. */
 	void (*release)(struct ts_batch *batch);
 
 	/* Returns every page still owned to the guest, as RESIDENT. */
@@ -83,17 +83,17 @@ static inline ts_word_slot *ts_batch_word(const struct ts_batch *batch, unsigned
 	return &batch->region->words[batch->first_page + i];
 }
 
-/* Calls fn for every run of pages in `set` whose addresses are contiguous, at most run_max pages at a
- * time, with the shard's gate shared: neither an address nor, by an event, a word changes under fn.
- * Pages whose word has left @state since (a fault, an event) and pages without an address are left
- * out. */
+/* Calls fn for every run of pages in `set` whose addresses are contiguous, at most run_max pages at
+ * a time, with the shard's gate shared: neither an address nor, by an event, a word changes under
+ * fn. Pages whose word has left @state since (a fault, an event) and pages without an address are
+ * left out. */
 typedef void (*ts_batch_run_fn)(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 				unsigned nr_pages, uint64_t addr);
 void ts_batch_each_run(struct ts_batch *batch, const struct ts_pageset *set, enum ts_state state,
 		       unsigned run_max, ts_batch_run_fn fn);
 
-/* Swaps an owned page from LEAVING to `to`.  If a fault has the page (COMING, STAGED), waits until it
- * has left the slot alone.  False: the page is ours no more; it was cancelled or removed. */
+/* Swaps an owned page from LEAVING to `to`.  If a fault has the page (COMING, STAGED), waits until
+ * it has left the slot alone.  False: the page is ours no more; it was cancelled or removed. */
 bool ts_batch_swap_owned(struct ts_batch *batch, unsigned i, ts_word to);
 /* Is the page still ours (LEAVING)?  Waits for a fault that copies from our slot this moment. */
 bool ts_batch_is_owned(struct ts_batch *batch, unsigned i);

@@ -49,7 +49,8 @@ static inline unsigned ts_pageset_next(const struct ts_pageset *set, unsigned i)
 }
 
 /* for (each member i of set).  The set may lose i, not gain members, meanwhile. */
-#define TS_PAGESET_EACH(i, set) \
-	for (unsigned i = ts_pageset_next(set, 0); i < TS_CHUNK_PAGES; i = ts_pageset_next(set, i + 1))
+#define TS_PAGESET_EACH(i, set)                                                                    \
+	for (unsigned i = ts_pageset_next(set, 0); i < TS_CHUNK_PAGES;                             \
+	     i = ts_pageset_next(set, i + 1))
 
 #endif

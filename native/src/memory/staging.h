@@ -3,10 +3,10 @@
  * staging.h — where anonymous pages wait on their way out: segments of 2 MiB that UFFDIO_MOVE moves
  * guest pages to.
  *
- * Address space only: the pages in it are the guest's own, moved.  The area has a userfaultfd of its
- * own, because MOVE wants a registered destination, with UFFD_FEATURE_SIGBUS, so that a read of an
- * empty slot by mistake fails instead of waiting for a fault thread that does not exist; and it is
- * excluded from children, since a page that a child shares can't be moved.
+ * Address space only: the pages in it are the guest's own, moved.  The area has a userfaultfd of
+ * its own, because MOVE wants a registered destination, with UFFD_FEATURE_SIGBUS, so that a read of
+ * an empty slot by mistake fails instead of waiting for a fault thread that does not exist; and it
+ * is excluded from children, since a page that a child shares can't be moved.
  */
 #ifndef TS_MEMORY_STAGING_H
 #define TS_MEMORY_STAGING_H

@@ -33,18 +33,22 @@ int ts_uffd_open(uint64_t features)
 {
 	int fd = open_raw();
 	if (fd == -EPERM || fd == -EACCES)
-		return ts_fail(TS_EPERMISSION, "userfaultfd: not permitted; run with CAP_SYS_PTRACE, "
-			       "give access to /dev/userfaultfd, or set vm.unprivileged_userfaultfd=1");
+		return ts_fail(TS_EPERMISSION, "userfaultfd: not permitted; run with "
+					       "CAP_SYS_PTRACE, "
+					       "give access to /dev/userfaultfd, or set "
+					       "vm.unprivileged_userfaultfd=1");
 	if (fd < 0)
-		return ts_fail(TS_EUNSUPPORTED, "userfaultfd: %s; the kernel needs CONFIG_USERFAULTFD",
+		return ts_fail(TS_EUNSUPPORTED,
+			       "userfaultfd: %s; the kernel needs CONFIG_USERFAULTFD",
 			       strerror(-fd));
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	int error = ts_sys_ioctl(TS_SITE_IOCTL_API, fd, UFFDIO_API, &api);
 	if (error) {
 		close(fd);
-		return ts_fail(TS_EUNSUPPORTED, "UFFDIO_API: features 0x%llx: %s; `tierstore probe` "
-			       "names what this kernel lacks", (unsigned long long)features,
-			       strerror(-error));
+		return ts_fail(TS_EUNSUPPORTED,
+			       "UFFDIO_API: features 0x%llx: %s; `tierstore probe` "
+			       "names what this kernel lacks",
+			       (unsigned long long)features, strerror(-error));
 	}
 	return fd;
 }

@@ -3,7 +3,8 @@
  * uffd.h — userfaultfd's ioctls with named outcomes instead of errnos.
  *
  * Some facts about userfaultfd, and what they mean for us
- *  - COPY, ZEROPAGE and MOVE answer twice: the return value, and a signed field with the bytes done or
+ *  - COPY, ZEROPAGE and MOVE answer twice: the return value, and a signed field with the bytes done
+ *  or
  *    -errno.  The field is authoritative; one classifier reads it (classify()).
  *  - EAGAIN means: an event (remove, unmap, remap, fork) is queued and unread.  Whoever meets it
  *    lets the event be read, then tries again.  Waiting in place for it would be waiting for
@@ -20,13 +21,13 @@
 
 /* What became of one call on [addr, addr + len). */
 enum ts_uffd_outcome {
-	TS_UFFD_DONE,    /* all of it */
+	TS_UFFD_DONE,	 /* all of it */
 	TS_UFFD_PRESENT, /* stopped at a page that is there already (MOVE: at the destination) */
-	TS_UFFD_ABSENT,  /* MOVE stopped at a hole in the source */
-	TS_UFFD_RETRY,   /* stopped: an event is queued, or the kernel raced; try again later */
-	TS_UFFD_BUSY,    /* MOVE stopped at a page that can't be moved (pinned, shared after fork) */
-	TS_UFFD_GONE,    /* nothing registered there any more, or the process is gone */
-	TS_UFFD_FAILED,  /* anything else; .error says what */
+	TS_UFFD_ABSENT,	 /* MOVE stopped at a hole in the source */
+	TS_UFFD_RETRY,	 /* stopped: an event is queued, or the kernel raced; try again later */
+	TS_UFFD_BUSY,	/* MOVE stopped at a page that can't be moved (pinned, shared after fork) */
+	TS_UFFD_GONE,	/* nothing registered there any more, or the process is gone */
+	TS_UFFD_FAILED, /* anything else; .error says what */
 };
 
 struct ts_uffd_result {

@@ -125,9 +125,10 @@ static void push_dead(struct ts_frames *frames, uint32_t id)
 			atomic_store(&frames->is_overflown, true);
 			return;
 		}
-	} while (!atomic_compare_exchange_weak_explicit(&frames->dead_tail, &tail, tail + 1,
-							memory_order_acq_rel, memory_order_relaxed));
-	atomic_store_explicit(&frames->dead_ring[tail % TS_DEAD_RING_LEN], id, memory_order_release);
+	} while (!atomic_compare_exchange_weak_explicit(
+		&frames->dead_tail, &tail, tail + 1, memory_order_acq_rel, memory_order_relaxed));
+	atomic_store_explicit(&frames->dead_ring[tail % TS_DEAD_RING_LEN], id,
+			      memory_order_release);
 }
 
 void ts_frames_unref(struct ts_frames *frames, uint32_t id)
@@ -139,8 +140,8 @@ void ts_frames_unref(struct ts_frames *frames, uint32_t id)
 		push_dead(frames, id);
 }
 
-/* Takes the frame over for deletion, once: its id may be in the ring and be found by a sweep, and by
- * the time the ring is read it may belong to a new frame. */
+/* Takes the frame over for deletion, once: its id may be in the ring and be found by a sweep, and
+ * by the time the ring is read it may belong to a new frame. */
 static bool reap(struct ts_frames *frames, uint32_t id, struct ts_dead_frame *dead)
 {
 	uint32_t entry = ts_frames_load(frames, id);
@@ -175,8 +176,8 @@ unsigned ts_frames_take_dead(struct ts_frames *frames, struct ts_dead_frame *dea
 
 	while (nr_dead < dead_max && head != atomic_load_explicit(&frames->dead_tail,
 								  memory_order_acquire)) {
-		uint32_t id = atomic_exchange_explicit(&frames->dead_ring[head % TS_DEAD_RING_LEN], 0,
-						       memory_order_acquire);
+		uint32_t id = atomic_exchange_explicit(&frames->dead_ring[head % TS_DEAD_RING_LEN],
+						       0, memory_order_acquire);
 		if (!id)
 			break;  /* claimed by a producer who has not filled it yet */
 		nr_dead += reap(frames, id, &dead[nr_dead]);

@@ -9,9 +9,9 @@
  *   bit  31      in use
  *
  * A frame never changes tier or contents.  A reference is held by each page word that names it
- * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  The thread that drops the
- * last one hands the id to the dead list; the keeper deletes the frame from its store and only then
- * frees the id, so an id is never reused while its old bytes can still be read.
+ * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  The thread that drops
+ * the last one hands the id to the dead list; the keeper deletes the frame from its store and only
+ * then frees the id, so an id is never reused while its old bytes can still be read.
  */
 #ifndef TS_PAGE_FRAMES_H
 #define TS_PAGE_FRAMES_H
@@ -28,13 +28,13 @@ struct ts_frames {
 	uint64_t *used_map;          /* one bit an id; guarded by lock */
 	uint32_t nr_ids;             /* ids are 1 .. nr_ids - 1; 0 is never used */
 	uint32_t hand;               /* where the next search starts; guarded by lock */
-	_Atomic uint32_t id_end;     /* no id >= this was ever used: the keeper's sweeps stop there */
+	_Atomic uint32_t id_end; /* no id >= this was ever used: the keeper's sweeps stop there */
 	_Atomic uint32_t nr_used;
 	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */
 
 	/* Dead frames on their way to the keeper: a bounded ring that any thread may push to.
-	 * When it is full nothing is lost: the frame stays in the table with refs == 0, is_overflown
-	 * is set, and the keeper sweeps the table. */
+	 * When it is full nothing is lost: the frame stays in the table with refs == 0,
+	 * is_overflown is set, and the keeper sweeps the table. */
 	_Atomic uint32_t *dead_ring;
 	_Atomic uint64_t dead_head, dead_tail;
 	atomic_bool is_overflown;

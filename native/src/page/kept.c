@@ -6,7 +6,9 @@
 
 #include "os/sys.h"
 
-enum { PAGES_PER_ENTRY = 8 };  /* 1 byte a page: what is left of the 8 that a resident page may cost */
+enum {
+	PAGES_PER_ENTRY = 8
+}; /* 1 byte a page: what is left of the 8 that a resident page may cost */
 
 int ts_kept_init(struct ts_kept *kept, uint32_t nr_pages, uint64_t secret)
 {

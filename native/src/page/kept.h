@@ -3,8 +3,8 @@
  * kept.h — what a page looked like when it came back, so that an unchanged one can leave again
  * without being encoded and written.
  *
- * A direct-mapped table with one 64-bit hash for every eighth page.  The hash is XXH3-64 of the page
- * under a seed that mixes a secret of the engine, the page and the frame: an entry that was
+ * A direct-mapped table with one 64-bit hash for every eighth page.  The hash is XXH3-64 of the
+ * page under a seed that mixes a secret of the engine, the page and the frame: an entry that was
  * overwritten, torn or left from an earlier frame can't match.  An equal hash is taken for equal
  * contents: 2^-64 a comparison, and a guest does not know the secret.
  */

@@ -79,8 +79,8 @@ bool ts_shard_page(const struct ts_shard *shard, uint64_t addr, uint32_t *page_o
 	return false;
 }
 
-/* Cuts [addr, addr + len) out of every extent; the pieces cut out go to `out`, if given.  Works on a
- * copy, so that a bound that is met leaves the shard as it was. */
+/* Cuts [addr, addr + len) out of every extent; the pieces cut out go to `out`, if given.  Works on
+ * a copy, so that a bound that is met leaves the shard as it was. */
 static bool cut(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes, struct ts_extent *out,
 		unsigned *nr_out)
 {
@@ -101,9 +101,11 @@ static bool cut(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes, struc
 		if (nr_rest + (before > 0) + (after > 0) > TS_EXTENT_MAX)
 			return false;
 		if (before)
-			rest[nr_rest++] = (struct ts_extent){ extent.addr, extent.first_page, before };
+			rest[nr_rest++] =
+				(struct ts_extent){ extent.addr, extent.first_page, before };
 		if (inside)
-			out[(*nr_out)++] = (struct ts_extent){ lo, extent.first_page + before, inside };
+			out[(*nr_out)++] =
+				(struct ts_extent){ lo, extent.first_page + before, inside };
 		if (after)
 			rest[nr_rest++] = (struct ts_extent){
 				hi, extent.first_page + before + inside, after };

@@ -105,7 +105,8 @@ uint64_t ts_shard_addr(const struct ts_shard *shard, uint32_t page, uint32_t *ru
 bool ts_shard_page(const struct ts_shard *shard, uint64_t addr, uint32_t *page_out);
 
 /* For the readers of events, gate closed. */
-/* [from, from + len) now lies at `to`; false when the extents' bound is reached (nothing changed). */
+/* [from, from + len) now lies at `to`; false when the extents' bound is reached (nothing
+ * changed). */
 bool ts_shard_moved(struct ts_shard *shard, uint64_t from, uint64_t to, uint64_t len_bytes);
 /* [addr, addr + len) is unmapped; false as above. */
 bool ts_shard_unmapped(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes);

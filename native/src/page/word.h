@@ -89,7 +89,8 @@ static inline ts_word ts_word_load(ts_word_slot *slot)
 /* Legal edges: bit `to` of row `from`.  Also the source of the drawing in ARCHITECTURE.md. */
 #define TS_TO(state) (1u << TS_##state)
 static const uint8_t ts_word_edges[TS_STATE_COUNT] = {
-	[TS_RESIDENT] = TS_TO(RESIDENT) | TS_TO(LEAVING) | TS_TO(COMING) | TS_TO(ZERO) | TS_TO(GONE),
+	[TS_RESIDENT] =
+		TS_TO(RESIDENT) | TS_TO(LEAVING) | TS_TO(COMING) | TS_TO(ZERO) | TS_TO(GONE),
 	[TS_LEAVING] = TS_TO(RESIDENT) | TS_TO(AWAY) | TS_TO(COMING) | TS_TO(ZERO) | TS_TO(GONE),
 	[TS_AWAY] = TS_TO(AWAY) | TS_TO(COMING) | TS_TO(ZERO) | TS_TO(GONE),
 	[TS_COMING] = TS_TO(COMING) | TS_TO(RESIDENT) | TS_TO(LEAVING) | TS_TO(AWAY) | TS_TO(ZERO) |
@@ -107,8 +108,8 @@ static inline bool ts_word_edge_is_legal(ts_word from, ts_word to)
 static inline bool ts_word_swap(ts_word_slot *slot, ts_word *expected, ts_word desired)
 {
 	TS_ASSERT(ts_word_edge_is_legal(*expected, desired));
-	return atomic_compare_exchange_strong_explicit(slot, expected, desired, memory_order_acq_rel,
-						       memory_order_acquire);
+	return atomic_compare_exchange_strong_explicit(slot, expected, desired,
+						       memory_order_acq_rel, memory_order_acquire);
 }
 
 /* The end of COMING, by its owner: nobody else may have changed the word, except to set REMOVED.

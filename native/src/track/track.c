@@ -46,8 +46,8 @@ const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_mem
 	return NULL;
 }
 
-/* The extents as they are now; the gate is not held during the long calls that follow.  A range that
- * moves away meanwhile is refused by the kernel or counts as touched. */
+/* The extents as they are now; the gate is not held during the long calls that follow.  A range
+ * that moves away meanwhile is refused by the kernel or counts as touched. */
 static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
 {
 	ts_gate_share(&shard->gate);
@@ -108,8 +108,8 @@ static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
 	ts_word word = ts_word_load(&region->words[page]);
 
 	/* Shared memory can be populated behind our back, through another mapping or by a write to
-	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take for
-	 * a page, is found by the fault server.) */
+	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take
+	 * for a page, is found by the fault server.) */
 	if (is_touched && word == ts_word_make(TS_ZERO, 0, 0) &&
 	    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
 		word = ts_word_make(TS_RESIDENT, 0, 0);
@@ -135,7 +135,8 @@ static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
 		if (rc)
 			return rc;
 		for (uint32_t i = 0; i < part.nr_pages; i++)
-			age_page(region, part.first_page + i, bitmap[i / 64] >> (i % 64) & 1, result);
+			age_page(region, part.first_page + i, bitmap[i / 64] >> (i % 64) & 1,
+				 result);
 		done += part.nr_pages;
 	}
 	return 0;

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * track.h — which pages has nobody touched since the last deactivate?  One table of functions for each
- * way of asking the kernel.
+ * track.h — which pages has nobody touched since the last deactivate?  One table of functions for
+ * each way of asking the kernel.
  *
- *   tracker  memory  sees              asks by                                  touch costs the guest
- *   zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again      a minor fault, 1.2 us
- *   wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN                a minor fault, 0.8 us
+ *   tracker  memory  sees              asks by                                  touch costs the
+ *   guest zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again      a minor
+ *   fault, 1.2 us wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN                a
+ *   minor fault, 0.8 us
  *
  * A tracker only reports; ages are kept by ts_track_scan().  `rwp` (Linux 7.3) fits the same table.
  */
@@ -20,7 +21,8 @@
 struct ts_tracker_ops {
 	const char *name;
 	enum ts_tracker id;
-	/* What the kernel must offer, beside MISSING: features for UFFDIO_API, modes for REGISTER. */
+	/* What the kernel must offer, beside MISSING: features for UFFDIO_API, modes for
+	 * REGISTER. */
 	uint64_t uffd_features, uffd_modes;
 	/* Reads are not seen: pages pass a probation before they leave. */
 	bool needs_probation;
@@ -36,8 +38,8 @@ struct ts_tracker_ops {
 
 extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops;
 
-/* The tracker for this memory: the one asked for, or the best there is.  NULL: none; the reason is in
- * ts_last_error(). */
+/* The tracker for this memory: the one asked for, or the best there is.  NULL: none; the reason is
+ * in ts_last_error(). */
 const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory,
 					     const struct ts_probe *probe);
 

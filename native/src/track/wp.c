@@ -2,12 +2,12 @@
  *
  * wp.c — the tracker for anonymous memory before Linux 7.3: writes only.
  *
- * What the kernel gives us: WP_ASYNC (6.7) lifts a write protection by itself at the first write and
- * PAGEMAP_SCAN tells which pages were written, and protects them again in the same pass.
- * What that means here: a page that is only read looks cold.  It is taken from the guest all the same, but
- * passes a probation in the staging area before it is encoded; a read in that time brings it back at the
- * price of one fault.  The scan asks for WRITTEN and PRESENT together: with WRITTEN alone the kernel puts
- * markers into holes, which MOVE and ZEROPAGE then take for pages (EEXIST).
+ * What the kernel gives us: WP_ASYNC (6.7) lifts a write protection by itself at the first write
+ * and PAGEMAP_SCAN tells which pages were written, and protects them again in the same pass.
+ * What that means here: a page that is only read looks cold.  It is taken from the guest all the
+ * same, but passes a probation in the staging area before it is encoded; a read in that time brings
+ * it back at the price of one fault.  The scan asks for WRITTEN and PRESENT together: with WRITTEN
+ * alone the kernel puts markers into holes, which MOVE and ZEROPAGE then take for pages (EEXIST).
  * Huge pages: protection keeps them whole; the first write splits the mapping.
  */
 #include "os/pagemap.h"

@@ -2,12 +2,12 @@
  *
  * zap.c — the tracker for memfd memory before Linux 7.3: unmap, and see what gets mapped again.
  *
- * What the kernel gives us: MADV_DONTNEED on a shared mapping drops page-table entries and nothing else;
- * the next touch maps the page from the page cache, without a message and, in a range registered with a
- * userfaultfd, without its neighbours.
- * What that means here: present after a deactivate means touched, by a read or a write.  Pages that the
- * fault server installs are mapped, so they count as touched.  EVENT_REMOVE must be off, or every
- * deactivate would be announced as a removal.
+ * What the kernel gives us: MADV_DONTNEED on a shared mapping drops page-table entries and nothing
+ * else; the next touch maps the page from the page cache, without a message and, in a range
+ * registered with a userfaultfd, without its neighbours.
+ * What that means here: present after a deactivate means touched, by a read or a write.  Pages that
+ * the fault server installs are mapped, so they count as touched.  EVENT_REMOVE must be off, or
+ * every deactivate would be announced as a removal.
  */
 #include "os/pagemap.h"
 #include "os/sys.h"

@@ -42,7 +42,8 @@ enum {
 	/* Store reads that one fault thread keeps in flight on one tier: the depth at which a
 	 * disk's pages a second stop growing (bench/README.md). */
 	TS_FAULT_DEPTH_MAX = 32,
-	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be read. */
+	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be
+	 * read. */
 	TS_DEFER_MAX = 256,
 
 	/* Frames in one put() or del(). */

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_fault.c — what a fault costs the guest, served from a ram tier with lz4, beside the bare message
- * round trip with the same decode in the same run (A B A B).
+ * bench_fault.c — what a fault costs the guest, served from a ram tier with lz4, beside the bare
+ * message round trip with the same decode in the same run (A B A B).
  *
  *   bench_fault [PAGES [ROUNDS [FAULT_THREADS]]]
  *
- * Prints, for each memory and serving mode, p50 and p99 of a first touch in microseconds, and the ratio
- * of the medians to the bare one. */
+ * Prints, for each memory and serving mode, p50 and p99 of a first touch in microseconds, and the
+ * ratio of the medians to the bare one. */
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <lz4.h>
@@ -75,7 +75,8 @@ static void *bare_handler(void *arg)
 		if (poll(&poll_fd, 1, 100) <= 0 ||
 		    read(bare->uffd, &msg, sizeof(msg)) != sizeof(msg))
 			continue;
-		CHECK_EQ(LZ4_decompress_safe(bare->frame, raw, bare->frame_len, GUEST_PAGE), GUEST_PAGE);
+		CHECK_EQ(LZ4_decompress_safe(bare->frame, raw, bare->frame_len, GUEST_PAGE),
+			 GUEST_PAGE);
 		struct uffdio_copy copy = { .dst = msg.arg.pagefault.address & ~UINT64_C(4095),
 					    .src = (uintptr_t)raw, .len = GUEST_PAGE };
 		CHECK_EQ(ioctl(bare->uffd, UFFDIO_COPY, &copy), 0);
@@ -172,7 +173,8 @@ int main(int argc, char **argv)
 		}
 		const char *memory = is_memfd ? "memfd" : "anon";
 		double limit = percentile(&bare, 0.5);
-		printf("%s bare:      p50 %6.2f p99 %7.2f us\n", memory, limit, percentile(&bare, 0.99));
+		printf("%s bare:      p50 %6.2f p99 %7.2f us\n", memory, limit,
+		       percentile(&bare, 0.99));
 		printf("%s message:   p50 %6.2f p99 %7.2f us  ratio %.2f\n", memory,
 		       percentile(&message, 0.5), percentile(&message, 0.99),
 		       percentile(&message, 0.5) / limit);

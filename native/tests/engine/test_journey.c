@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_journey.c — one page out and one page back, in all variants; then threads that write and check
- * while everything is evicted again and again. */
+ * test_journey.c — one page out and one page back, in all variants; then threads that write and
+ * check while everything is evicted again and again. */
 #include "guest.h"
 
 static void out_and_back(bool is_memfd, struct ts_region_options options)
@@ -69,7 +69,8 @@ static void stress(bool is_memfd, uint64_t evicted_min, struct ts_region_options
 	for (unsigned i = 0; i < 3; i++)
 		pthread_join(threads[i], NULL);
 	struct ts_stats *stats = guest_stats(&guest);
-	printf("  touched %llu written %llu evicted %llu faults %llu staged %llu guard %llu stale %llu "
+	printf("  touched %llu written %llu evicted %llu faults %llu staged %llu guard %llu stale "
+	       "%llu "
 	       "cancelled %llu reused %llu restored %llu\n",
 	       (unsigned long long)guest.nr_touched, (unsigned long long)guest.nr_written,
 	       (unsigned long long)stats->nr_evicted, (unsigned long long)stats->nr_faults,
