@@ -67,6 +67,10 @@ def demo(
     touches: Annotated[
         int, typer.Option(min=0, help="Hot touches a second; 0: as fast as it goes.")
     ] = 200_000,
+    cold: Annotated[
+        int | None,
+        typer.Option(min=0, help="Touches anywhere a second, which bring pages back."),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where the temporary folder goes; default: /var/tmp.")
     ] = None,
@@ -87,6 +91,7 @@ def demo(
         "nr_threads": threads,
         "seed": seed,
         "touches_per_s": touches,
+        "cold_per_s": cold,
         "folder": folder,
     }
     raise typer.Exit(run(as_json=json, **given))

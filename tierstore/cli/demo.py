@@ -170,6 +170,7 @@ def run(*, as_json: bool, size: str, memory: str, **given: Any) -> int:
         memory=cast(Literal["anon", "memfd"], memory),
         config=cast("Path | None", given["config"]),
         folder=cast("Path | None", given["folder"]),
+        cold_per_s=cast("int | None", given["cold_per_s"]),
         guest=GuestOptions(
             nr_threads=given["nr_threads"],
             seed=given["seed"],

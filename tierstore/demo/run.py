@@ -44,6 +44,8 @@ class DemoOptions:
     memory: Literal["anon", "memfd"] = "memfd"
     config: Path | None = None
     folder: Path | None = None
+    cold_per_s: int | None = None
+    """Touches anywhere in the region; ``None``: by its size."""
     guest: GuestOptions = dataclasses.field(default_factory=GuestOptions)
 
 
@@ -117,11 +119,10 @@ def _prepare(options: DemoOptions, folder: Path, view: View) -> tuple[int, int]:
 
 
 def _guest_options(options: DemoOptions) -> GuestOptions:
-    """Touches outside of the window scale with the region: all of it once in two minutes."""
-    nr_pages = options.size_bytes // 4096
-    return dataclasses.replace(
-        options.guest, cold_per_s=max(nr_pages // 128, 50), drift_per_s=max(nr_pages // 128, 50)
-    )
+    """Unless given, touches anywhere scale with the region: all of it once in two minutes."""
+    per_s = max(options.size_bytes // 4096 // 128, 50)
+    cold_per_s = per_s if options.cold_per_s is None else options.cold_per_s
+    return dataclasses.replace(options.guest, cold_per_s=cold_per_s, drift_per_s=per_s)
 
 
 class _Watch:
