@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * minimal.c — the least a VMM has to do: an engine with one tier, a region, one eviction, and a guest
- * that finds its memory again.  README.md shows the same text; tests/journey/test_readme.py sees to it.
+ * minimal.c — the least a VMM has to do: an engine with one tier, a region, one eviction, and a
+ * guest that finds its memory again.  README.md shows the same text (tests/journey/test_readme.py).
  */
 #include <stdio.h>
 #include <string.h>
@@ -30,7 +30,7 @@ int main(void)
 	TRY(ts_engine_add_tier(engine, &tier));
 	TRY(ts_engine_start(engine));
 	TRY(ts_region_attach(engine, &memory, &region));  /* the guest may be running by now */
-	TRY(ts_region_evict(region, &all, &done));        /* or ts_cycle_start(), which decides itself */
+	TRY(ts_region_evict(region, &all, &done));        /* ts_cycle_start() does it by budget */
 	printf("%llu pages evicted; the guest reads \"%s\"\n",
 	       (unsigned long long)done.nr_evicted, guest + LEN / 2);
 	TRY(ts_region_detach(region));
