@@ -187,3 +187,19 @@ def test_without_a_terminal_it_speaks_in_lines(tmp_path: Path) -> None:
     )
     assert "\x1b" not in done.stdout
     assert "every byte was right" in done.stdout
+
+
+def test_what_a_killed_run_left_is_reclaimed_by_the_next(tmp_path: Path) -> None:
+    with running(tmp_path, "--seconds", "300") as process:
+        process.kill()
+        process.wait(timeout=60)
+    (killed,) = left_behind(tmp_path)[:1]
+    with running(tmp_path, "--seconds", "300") as process:
+        (under_way,) = (path.name for path in (tmp_path / "work").iterdir())
+        assert under_way != killed
+        code, _, errors = run(tmp_path, "--seconds", "1")
+        assert (code, errors) == (0, "")
+        assert (tmp_path / "work" / under_way).is_dir(), "a run that lives is left alone"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert left_behind(tmp_path) == []

@@ -10,16 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from tierstore.config import Config
 from tierstore.demo import ladder
+from tierstore.demo.folder import temporary_folder
 from tierstore.demo.guest import Guest, GuestOptions, GuestStatistics
 from tierstore.demo.source import build_source
 from tierstore.demo.summary import Summary
@@ -87,22 +86,6 @@ class Stop:
 
 
 View = Callable[[Look], None]
-
-
-@contextlib.contextmanager
-def _temporary_folder(base: Path | None) -> Iterator[Path]:
-    """A private folder on a disk if there is one: /tmp is often memory, which we want to free."""
-    if base is None:
-        var_tmp = Path("/var/tmp")
-        writable = var_tmp.is_dir() and os.access(var_tmp, os.W_OK)
-        base = var_tmp if writable and "TMPDIR" not in os.environ else Path(tempfile.gettempdir())
-    if not base.is_dir():
-        raise ConfigError(f"--folder {base}: no such folder")
-    folder = Path(tempfile.mkdtemp(prefix="tierstore-demo-", dir=base))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _prepare(options: DemoOptions, folder: Path, view: View) -> tuple[int, int]:
@@ -182,7 +165,7 @@ def run(options: DemoOptions, view: View, stop: Stop) -> Summary:
         )
     options = dataclasses.replace(options, size_bytes=size_bytes)
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_temporary_folder(options.folder))
+        folder = stack.enter_context(temporary_folder(options.folder))
         ladder.check_room(folder, size_bytes)
         config = _config(options, folder)
         source_fd, source_bytes = _prepare(options, folder, view)
