@@ -19,9 +19,9 @@
  *
  * Life of a store, and the threads that call it
  *
- *     open ──> reader_open (one for each fault thread, evictor, tool)
+ *     open ──> reader_open (one for each fault thread, the keeper, tools)
  *      │            │
- *      │            ├── get ──(0)──> done         fault threads; one thread a reader
+ *      │            ├── get ──(0)──> done         one thread a reader
  *      │            │     └──(1)──> reap          same thread as its get
  *      │            └── reader_close              no get of this reader is pending
  *      ├── put / del / maintain / stat            any thread but a fault thread, concurrently

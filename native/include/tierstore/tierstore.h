@@ -13,8 +13,8 @@
  *    so does the guest.  Detach before you close the engine; closing detaches what is left.
  *  - Memory that the library may touch is the region itself.  It must stay mapped with the same
  *    protection, and no other userfaultfd may be registered on it.
- *  - fork(): a region is excluded from children (MADV_DONTFORK).  A child that touches guest
- *    memory gets SIGSEGV; threads, exec and posix_spawn are not affected.
+ *  - fork(): a region is excluded from children until it is detached (MADV_DONTFORK).  A child
+ *    that touches guest memory gets SIGSEGV; threads, exec and posix_spawn are not affected.
  *  - Anonymous memory: madvise(MADV_DONTNEED, MADV_REMOVE), munmap and mremap of guest memory are
  *    seen and honoured, but must not be called from a signal handler that interrupts this library.
  *  - memfd memory: fallocate(PUNCH_HOLE) and MADV_REMOVE tell nobody.  A balloon must call
@@ -29,7 +29,9 @@
  *
  * Threads.  Every function may be called from any thread, but for one rule: nothing is called
  * with an object that another thread is closing or detaching.  "blocks" below means: may wait
- * for storage.  No function takes a lock that the fault path takes.
+ * for storage.  Besides its page's store a fault waits for two things at the most: a lock that is
+ * held for one system call on guest memory (by ts_region_discard() for up to 16 MiB of pages), and
+ * the list of regions in the moment in which one is attached or detached.
  *
  * Structs that go in or out start with `size`, which the caller sets to sizeof (as compiled).
  * New members come at the end; a zeroed member means its default.
@@ -127,12 +129,15 @@ enum ts_placement {
 
 struct ts_engine_options {
 	size_t size;
-	uint32_t nr_fault_threads;   /* 0: one for each CPU, at most 4 */
+	uint32_t nr_fault_threads;   /* at most 16; 0: one for each CPU (fixed: of fault_cpus), at
+				      * most 4 (16).  As many of them wait as have work. */
 	uint32_t placement;          /* enum ts_placement */
 	uint64_t fault_cpus;         /* bit mask for TS_PLACEMENT_FIXED */
-	uint32_t spin_us;            /* an idle fault thread polls this long before it sleeps */
-	uint32_t nr_evict_threads;   /* 0: one for each CPU, at most 4 */
-	uint64_t staging_bytes; /* address space for anonymous pages on their way out; 0: 1 GiB */
+	uint32_t spin_us;            /* an idle fault thread polls this long before it sleeps;
+				      * at most 1000 */
+	uint32_t nr_evict_threads;   /* at most 16; 0: one for each CPU, at most 4 */
+	uint64_t staging_bytes;      /* address space for anonymous pages on their way out; at most
+				      * 128 GiB; 0: 1 GiB */
 	uint32_t get_timeout_ms;     /* reserved; must be 0 */
 	ts_log_fn log;               /* NULL: silent */
 	void *log_user;
@@ -155,7 +160,7 @@ enum ts_codec { TS_CODEC_RAW = 0, TS_CODEC_LZ4 = 1, TS_CODEC_ZSTD = 2 };
 
 struct ts_tier_options {
 	size_t size;
-	const char *name;           /* required; unique in the engine */
+	const char *name;           /* required; 1 to 31 characters, unique in the engine */
 	const char *store;          /* "ram", "file", "lmdb"; or any text with store_ops */
 	const struct ts_store_ops *store_ops; /* a store of your own (store.h), or NULL */
 	void *store_user;           /* handed to its open() */
@@ -164,12 +169,13 @@ struct ts_tier_options {
 	const char *path;
 	uint64_t size_bytes;        /* required */
 	uint32_t codec;             /* enum ts_codec */
-	int32_t level;              /* lz4: acceleration (0: 1); zstd: level (0: 1) */
+	int32_t level;              /* lz4: acceleration, 1 .. 64; zstd: level, -50 .. 19; 0: 1 */
 	uint32_t range_bytes;       /* 4 KiB .. 256 KiB, a power of two; 0: 4 KiB */
 	uint32_t demote_after_ms;   /* frames older than this move down; 0: by fill only */
 	uint8_t demote_above_pct;   /* fuller than this: oldest frames move down; 0: 90 */
-	uint8_t admit_ratio_pct;    /* admits frames of at most this share of their raw size;
-				     * 0: 100 (all) */
+	uint8_t admit_ratio_pct;    /* takes from a guest only frames of at most this share of their
+				     * raw size, the others go to the next tier (what comes down
+				     * the ladder is taken as it is); 0: 100 (all) */
 	uint8_t no_keep;            /* do not keep the copy of a page that was read back */
 };
 
@@ -178,8 +184,9 @@ struct ts_tier_options {
 TS_API int ts_engine_add_tier(struct ts_engine *engine, const struct ts_tier_options *options);
 
 /* Gives a zstd tier a dictionary (ZDICT format) for frames encoded from now on.  The library
- * keeps a copy, stores it in the tier for the offline tools, and drops it by itself where it gains
- * nothing.  Blocks.  Returns the dictionary's id (> 0). */
+ * keeps a copy, stores it in the tier for the offline tools, and stops using it by itself where it
+ * gains nothing.  At most 128 KiB, and at most 16 of them in an engine's life.  Blocks.
+ * Returns the dictionary's id (> 0). */
 TS_API int ts_tier_set_dictionary(struct ts_engine *engine, unsigned tier, const void *data,
 				  size_t len_bytes);
 
@@ -191,7 +198,7 @@ enum ts_tracker {
 	TS_TRACKER_AUTO = 0,
 	TS_TRACKER_ZAP = 1, /* memfd: unmap, see what gets mapped again; sees reads and writes */
 	TS_TRACKER_WP = 2, /* anon: sees writes only, so pages pass a probation before they leave */
-	TS_TRACKER_RWP = 3, /* Linux 7.3 and later: sees reads and writes */
+	TS_TRACKER_RWP = 3,  /* for Linux 7.3, reads and writes; TS_EUNSUPPORTED in this version */
 };
 
 enum ts_serve {
@@ -199,12 +206,14 @@ enum ts_serve {
 	TS_SERVE_IN_THREAD = 1,/* the faulting thread answers itself, in a SIGBUS handler that this
 				* library installs.  Only for memory that nothing but user-mode code
 				* touches: a system call on an evicted page fails with EFAULT, and
-				* so does KVM_RUN. */
+				* so does KVM_RUN.  The handler must stay installed, and no thread
+				* that touches the region may block SIGBUS.  Anonymous memory
+				* only. */
 };
 
 enum ts_restore {
-	TS_RESTORE_AUTO =
-		0, /* the rest of a frame comes back, too, when neighbours were asked for */
+	TS_RESTORE_AUTO = 0,  /* the rest of a frame comes back, too, when one of the last few
+			       * faults was nearby */
 	TS_RESTORE_PAGE = 1,  /* the faulting page alone */
 	TS_RESTORE_RANGE = 2, /* always the whole frame */
 };
@@ -213,7 +222,7 @@ struct ts_region_options {
 	size_t size;
 	const char *name;          /* for messages; NULL: "region<N>" */
 	void *addr;                /* required; page-aligned */
-	uint64_t len_bytes;        /* required; a multiple of the page size; at most 512 GiB */
+	uint64_t len_bytes;        /* required; a multiple of the page size; less than 512 GiB */
 	int32_t memfd;             /* TS_MEMORY_MEMFD: the descriptor (duplicated); else ignored */
 	uint32_t memory;           /* enum ts_memory */
 	uint64_t memfd_offset;     /* of addr in the memfd */
@@ -222,7 +231,8 @@ struct ts_region_options {
 	uint32_t restore;          /* enum ts_restore */
 	uint32_t nr_shards;        /* userfaultfds that the region is spread over; 0: chosen */
 	uint32_t probation_ms;     /* wp tracker; 0: 1000 */
-	uint32_t guard_scans; /* a page that came back is left alone for this many scans; 0: 2 */
+	uint32_t guard_scans;      /* a page that came back is left alone for this many scans; at
+				    * most 15; 0: 2 */
 	uint8_t collapse;          /* ask for huge pages again once 2 MiB are all resident */
 };
 
@@ -262,7 +272,7 @@ struct ts_evict_result {
 	uint64_t nr_evicted;       /* of those: gone to a tier, or found to be filled */
 	uint64_t nr_filled;        /* of those: stored nowhere */
 	uint64_t nr_reused;        /* of those: their kept copy was still right */
-	uint64_t nr_probation;     /* waiting; a later evict or the keeper stores them */
+	uint64_t nr_probation;     /* waiting; the evict threads store them when it is over */
 	uint64_t nr_cancelled;     /* touched meanwhile */
 	uint64_t nr_failed;        /* stayed in RAM: no room, or an error */
 };
@@ -353,7 +363,8 @@ struct ts_tier_stats {
 	int32_t level;
 	uint32_t range_bytes;
 	uint32_t dict_id;                 /* in use; 0: none */
-	uint8_t is_failed;                /* admits nothing any more; serves what it holds */
+	uint8_t is_failed;                /* admits nothing, but for a try every 30 s; goes on
+					   * serving what it holds */
 	uint8_t is_full;
 };
 
@@ -371,14 +382,14 @@ struct ts_stats {
 	uint64_t nr_prefetched;
 	uint64_t nr_evicted, nr_reused, nr_cancelled, nr_removed;
 	uint64_t failures[TS_FAIL_COUNT];
-	uint64_t engine_bytes;            /* RAM of page words, ages, frame table */
-	uint64_t buffer_bytes; /* RAM of fixed buffers: staging in use, readers, workers */
+	uint64_t engine_bytes;            /* RAM of page words, ages, kept hashes, frame table */
+	uint64_t buffer_bytes;            /* RAM of fixed buffers, of readers and evict threads */
 	struct ts_tier_stats tiers[TS_TIER_MAX];
 	struct ts_hist stages[TS_STAGE_COUNT];
 };
 
 /* A consistent-enough snapshot: each number is exact at some moment during the call.  Large
- * (about 50 KiB): not for a small stack.  region == NULL: the whole engine; else the pages by state
+ * (over 40 KiB): not for a small stack.  region == NULL: the whole engine; else the pages by state
  * and the totals are the region's. */
 TS_API int ts_stats_get(struct ts_engine *engine, struct ts_region *region, struct ts_stats *stats);
 
