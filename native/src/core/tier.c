@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/engine.h"
+#include "util/hook.h"
 
 enum {
 	/* Errors in a row after which a tier admits nothing more. */
@@ -106,7 +107,8 @@ bool ts_tier_admits(const struct ts_tier *tier)
 	if (!atomic_load_explicit(&tier->is_failed, memory_order_relaxed))
 		return true;
 	ts_mono_ns failed_at_ns = atomic_load_explicit(&tier->failed_at_ns, memory_order_relaxed);
-	return ts_now_ns() - failed_at_ns > (ts_mono_ns)RETRY_AFTER_S * 1000000000u;
+	return ts_now_ns() - failed_at_ns >
+	       TS_KNOB(TS_KNOB_TIER_RETRY_MS, RETRY_AFTER_S * 1000) * 1000000u;
 }
 
 void ts_tier_note_put(struct ts_engine *engine, struct ts_tier *tier, int status)

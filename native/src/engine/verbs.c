@@ -175,7 +175,8 @@ static bool copy_page(struct ts_region *region, uint32_t page, void *buf)
 			    process_vm_readv(getpid(), &to, 1, &from, 1, 0) == TS_PAGE_BYTES;
 	}
 	ts_gate_unshare(&shard->gate);
-	ts_word_finish(&region->words[page], word);
+	if ((ts_word_finish(&region->words[page], word) & TS_WORD_REMOVED) && (word & TS_WORD_KEPT))
+		ts_frames_unref(&region->engine->frames, ts_word_payload(word));
 	/* A fault that came meanwhile was ignored. */
 	if (addr)
 		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);

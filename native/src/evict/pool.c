@@ -147,6 +147,8 @@ static void evict_chunk(struct pool_thread *thread, struct job *job, uint32_t ch
 	if (region->memory->has_probation && region->tracker->needs_probation &&
 	    region->probation_ms && !job->no_probation) {
 		ts_bump(&job->tally.nr_probation, ts_pageset_count(&batch->owned));
+		ts_bump(&job->tally.nr_cancelled, batch->nr_cancelled);
+		ts_bump(&job->tally.nr_failed, batch->nr_failed);
 		park(thread->pool, batch);
 		return;
 	}

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "os/sys.h"
+#include "os/uffd.h"
 #include "util/hook.h"
 
 static void drop_ref(struct ts_engine *engine, ts_word word)
@@ -38,12 +39,13 @@ static ts_word forgotten(ts_word word, bool is_unmapped)
 	if (is_unmapped)
 		return ts_word_make(TS_GONE, 0, 0);
 	switch (ts_word_state(word)) {
-	case TS_RESIDENT:
-		return ts_word_make(TS_RESIDENT, 0, 0);
 	case TS_AWAY:
 	case TS_ZERO:
 		/* RELEASING stays: the evictor is not done with the RAM. */
 		return ts_word_make(TS_ZERO, word & TS_WORD_RELEASING, 0);
+	case TS_RESIDENT:
+		/* The zap is still to come, and nobody tells when it has happened: a page that is taken
+		 * in between would bring its old contents back.  If it stays, a scan finds it. */
 	case TS_LEAVING:
 		return ts_word_make(TS_ZERO, 0, 0);
 	case TS_GONE:
@@ -68,6 +70,9 @@ void ts_forget_pages(struct ts_engine *engine, struct ts_shard *shard, uint32_t 
 		if (to == word)
 			continue;
 		drop_ref(engine, word);
+		/* For so many scans not taken for a page again (track.c). */
+		if (ts_word_is(to, TS_ZERO))
+			ts_heat_store(&region->heat[page], ts_heat_make(0, region->guard_scans, 0));
 		nr_removed++;
 	}
 	ts_bump(&region->counters.nr_removed, nr_removed);
@@ -96,10 +101,12 @@ static void handle_remap(struct ts_engine *engine, struct ts_shard *shard, uint6
 {
 	if (ts_shard_moved(shard, from, to, len_bytes))
 		return;
+	shard->has_lost_track = true;
 	ts_bump(&shard->region->counters.failures[TS_FAIL_INSTALL], len_bytes >> TS_PAGE_SHIFT);
 	forget_range(engine, shard, from, from + len_bytes, true);
 }
 
+/* Who waits at an address that is gone would wait for ever: installs go to the new one, or nowhere. */
 static void handle_event(struct ts_engine *engine, struct ts_shard *shard,
 			 const struct uffd_msg *msg)
 {
@@ -113,10 +120,13 @@ static void handle_event(struct ts_engine *engine, struct ts_shard *shard,
 		/* At the bound the extent stays; its pages are GONE. */
 		(void)ts_shard_unmapped(shard, msg->arg.remove.start,
 					msg->arg.remove.end - msg->arg.remove.start);
+		(void)ts_uffd_wake(shard->uffd, msg->arg.remove.start,
+				   msg->arg.remove.end - msg->arg.remove.start);
 		break;
 	case UFFD_EVENT_REMAP:
 		handle_remap(engine, shard, msg->arg.remap.from, msg->arg.remap.to,
 			     msg->arg.remap.len);
+		(void)ts_uffd_wake(shard->uffd, msg->arg.remap.from, msg->arg.remap.len);
 		break;
 	default:
 		/* FORK is not asked for: regions are excluded from children. */

@@ -48,6 +48,22 @@ struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page)
 	return result;
 }
 
+void ts_install_unknown(struct ts_shard *shard, uint64_t addr)
+{
+	uint32_t page;
+
+	ts_gate_share(&shard->gate);
+	/* The old addresses after mremap(DONTUNMAP) read as zeros, where zeros are nobody else's.
+	 * What fails (an event is queued, nothing is mapped) is asked again, or not. */
+	if (!ts_shard_page(shard, addr, &page)) {
+		if (shard->region->memfd < 0 && !shard->has_lost_track)
+			(void)ts_uffd_zeropage(shard->uffd, addr);
+		else
+			(void)ts_uffd_poison(shard->uffd, addr);
+	}
+	ts_gate_unshare(&shard->gate);
+}
+
 int ts_install_unguard(struct ts_shard *shard, uint32_t page)
 {
 	int rc = 0;
@@ -68,6 +84,12 @@ void ts_install_wake(struct ts_shard *shard, uint32_t page)
 	if (addr && ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES))
 		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
 	ts_gate_unshare(&shard->gate);
+}
+
+void ts_install_settle(struct ts_shard *shard, uint32_t page, uint32_t nr_ignored)
+{
+	if (TS_UNLIKELY(atomic_load(&shard->nr_ignored) != nr_ignored))
+		ts_install_wake(shard, page);
 }
 
 static void leave_frame(struct ts_engine *engine, uint32_t frame, unsigned tier)
@@ -97,7 +119,9 @@ void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *regi
 	uint64_t seed = ts_kept_seed(&region->kept, page, frame);
 	ts_kept_note(&region->kept, page, ts_page_hash(contents, seed));
 	atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
-	ts_word_finish(&region->words[page], ts_word_make(TS_RESIDENT, TS_WORD_KEPT, frame));
+	ts_word kept = ts_word_make(TS_RESIDENT, TS_WORD_KEPT, frame);
+	if (ts_word_finish(&region->words[page], kept) & TS_WORD_REMOVED)
+		ts_frames_unref(&engine->frames, frame);
 }
 
 void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint32_t page,

@@ -38,6 +38,7 @@ static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32
 			unsigned tier, const struct run *run)
 {
 	struct ts_region *region = shard->region;
+	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
 	uint64_t nr_done = copy_run(shard, run);
 
 	for (unsigned n = 0; n < run->nr_pages; n++) {
@@ -47,6 +48,7 @@ static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32
 				ts_heat_load(&region->heat[page]))));
 			ts_install_finish_resident(engine, region, page, frame, tier,
 						   run->contents + ((size_t)n << TS_PAGE_SHIFT));
+			ts_install_settle(shard, page, nr_ignored);
 		} else {
 			/* Not this time.  Somebody may have faulted on it while it was COMING. */
 			ts_install_retreat(engine, region, page, frame, tier);

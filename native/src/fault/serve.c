@@ -68,6 +68,13 @@ static enum ts_serve_outcome wake_stale(struct ts_shard *shard, uint32_t page)
 
 /* ---- RESIDENT --------------------------------------------------------------------------- */
 
+/* COMING back to the word that it came from, unless the guest gave the page up meanwhile. */
+static void finish_as_before(struct ts_serve_ctx *ctx, ts_word_slot *slot, ts_word word)
+{
+	if ((ts_word_finish(slot, word) & TS_WORD_REMOVED) && (word & TS_WORD_KEPT))
+		ts_frames_unref(&ctx->engine->frames, ts_word_payload(word));
+}
+
 static enum ts_serve_outcome serve_resident(struct ts_serve_ctx *ctx, struct ts_shard *shard,
 					    uint32_t page, uint32_t flags, ts_mono_ns start_ns,
 					    ts_word word)
@@ -81,15 +88,15 @@ static enum ts_serve_outcome serve_resident(struct ts_serve_ctx *ctx, struct ts_
 		return TS_SERVE_LATER;
 	if (flags & TS_SERVE_GUARDED) {
 		int rc = ts_install_unguard(shard, page);
-		ts_word_finish(slot, word);
+		finish_as_before(ctx, slot, word);
 		if (rc == -EAGAIN)
 			return TS_SERVE_LATER;
 		ts_bump(&region->counters.nr_faults_guard, 1);
-		return TS_SERVED;
+		return rc ? wake_stale(shard, page) : TS_SERVED;
 	}
 	struct ts_uffd_result result = ts_install_zero(shard, page);
 	if (result.outcome != TS_UFFD_DONE) {
-		ts_word_finish(slot, word);
+		finish_as_before(ctx, slot, word);
 		return result.outcome == TS_UFFD_RETRY || result.outcome == TS_UFFD_FAILED ?
 		       TS_SERVE_LATER : wake_stale(shard, page);
 	}
@@ -158,7 +165,9 @@ static enum ts_serve_outcome serve_guarded(struct ts_serve_ctx *ctx, struct ts_s
 					   ts_word leaving)
 {
 	ts_word_slot *slot = &shard->region->words[page];
-	ts_word coming = ts_word_make(TS_COMING, 0, 0), word = leaving;
+	/* STAGED makes the evictor wait for what comes of it: LEAVING again, and still its own. */
+	ts_word coming = ts_word_make(TS_COMING, TS_WORD_STAGED, ts_word_payload(leaving));
+	ts_word word = leaving;
 
 	if (!ts_word_swap(slot, &word, coming))
 		return TS_SERVE_LATER;
@@ -169,7 +178,8 @@ static enum ts_serve_outcome serve_guarded(struct ts_serve_ctx *ctx, struct ts_s
 			return TS_SERVE_LATER;
 		}
 	}
-	if (ts_install_unguard(shard, page) == -EAGAIN) {
+	int rc = ts_install_unguard(shard, page);
+	if (rc == -EAGAIN) {
 		retreat_leaving(slot, coming, leaving);
 		return TS_SERVE_LATER;
 	}
@@ -177,7 +187,8 @@ static enum ts_serve_outcome serve_guarded(struct ts_serve_ctx *ctx, struct ts_s
 	ts_word_finish(slot, ts_word_make(TS_RESIDENT, 0, 0));
 	ts_bump(&shard->region->counters.nr_faults_guard, 1);
 	note_served(ctx, shard, flags, start_ns);
-	return TS_SERVED;
+	/* Still guarded: the fault comes again, to a page that is RESIDENT. */
+	return rc ? wake_stale(shard, page) : TS_SERVED;
 }
 
 /* ---- ZERO ------------------------------------------------------------------------------- */
@@ -210,6 +221,11 @@ static enum ts_serve_outcome serve_fill(struct ts_serve_ctx *ctx, struct ts_shar
 		ts_word_finish(slot, ts_word_make(TS_GONE, 0, 0));
 		return TS_SERVED;
 	}
+	/* Anonymous and present: the guest gave it up and it is not zapped yet (forget.c). */
+	if (result.outcome == TS_UFFD_PRESENT && !fill && region->memfd < 0) {
+		ts_word_finish(slot, ts_word_make(TS_ZERO, 0, 0));
+		return wake_stale(shard, page);
+	}
 	ts_heat_store(&region->heat[page], ts_heat_make(0, 0, 0));
 	ts_word_finish(slot, ts_word_make(TS_RESIDENT, 0, 0));
 	if (result.outcome == TS_UFFD_PRESENT)
@@ -217,6 +233,20 @@ static enum ts_serve_outcome serve_fill(struct ts_serve_ctx *ctx, struct ts_shar
 	ts_bump(&region->counters.nr_faults_zero, 1);
 	note_served(ctx, shard, flags, start_ns);
 	return TS_SERVED;
+}
+
+/* A write met the guard of a memfd page whose eviction was cut short because the guest gave the page up;
+ * it may be there still. */
+static enum ts_serve_outcome serve_fill_guarded(struct ts_shard *shard, uint32_t page, ts_word word)
+{
+	ts_word_slot *slot = &shard->region->words[page];
+	ts_word before = word;
+
+	if (!ts_word_swap(slot, &word, ts_word_make(TS_COMING, 0, 0)))
+		return TS_SERVE_LATER;
+	int rc = ts_install_unguard(shard, page);
+	ts_word_finish(slot, before);
+	return rc == -EAGAIN ? TS_SERVE_LATER : wake_stale(shard, page);
 }
 
 /* ---- AWAY ------------------------------------------------------------------------------- */
@@ -287,6 +317,7 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 		return;
 	}
 	const uint8_t *contents = ctx->fetch.raw + ((size_t)idx << TS_PAGE_SHIFT);
+	uint32_t nr_ignored = atomic_load(&slot->shard->nr_ignored);
 	ts_mono_ns install_ns = ts_now_ns();
 	struct ts_uffd_result result = ts_install_copy(slot->shard, slot->page, contents);
 	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_INSTALL], ts_now_ns() - install_ns);
@@ -317,6 +348,7 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 		push_later(ctx, slot);
 		break;
 	}
+	ts_install_settle(slot->shard, slot->page, nr_ignored);
 	ts_fetch_release(&ctx->fetch, slot);
 }
 
@@ -363,8 +395,19 @@ unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms)
 
 /* ---- The page's word decides ------------------------------------------------------------ */
 
-enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page,
-				    uint32_t flags, ts_mono_ns start_ns)
+/* Counted first, then looked at again: either we see that COMING has ended, or its owner sees that
+ * we counted. */
+static enum ts_serve_outcome ignore(struct ts_shard *shard, uint32_t page, uint32_t flags)
+{
+	if (flags & TS_SERVE_PREFETCH)
+		return TS_SERVE_IGNORED;
+	atomic_fetch_add(&shard->nr_ignored, 1);
+	return ts_word_is(atomic_load(&shard->region->words[page]), TS_COMING) ? TS_SERVE_IGNORED :
+	       TS_SERVE_LATER;
+}
+
+static enum ts_serve_outcome serve_by_state(struct ts_serve_ctx *ctx, struct ts_shard *shard,
+					    uint32_t page, uint32_t flags, ts_mono_ns start_ns)
 {
 	struct ts_region *region = shard->region;
 	ts_word word = ts_word_load(&region->words[page]);
@@ -383,12 +426,12 @@ enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *s
 			return TS_SERVE_IGNORED;
 		return serve_away(ctx, shard, page, flags, start_ns, word);
 	case TS_COMING:
-		return TS_SERVE_IGNORED;
+		return ignore(shard, page, flags);
 	case TS_ZERO:
 		if (word & TS_WORD_RELEASING)
 			return TS_SERVE_IGNORED;
 		if (flags & TS_SERVE_GUARDED)
-			return wake_stale(shard, page);
+			return serve_fill_guarded(shard, page, word);
 		return serve_fill(ctx, shard, page, flags, start_ns, word);
 	case TS_GONE:
 		(void)ts_install_poison(shard, page);
@@ -399,4 +442,15 @@ enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *s
 	}
 	TS_ASSERT(!"a word has one of six states");
 	return TS_SERVED;
+}
+
+enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page,
+				    uint32_t flags, ts_mono_ns start_ns)
+{
+	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
+	enum ts_serve_outcome outcome = serve_by_state(ctx, shard, page, flags, start_ns);
+
+	if (outcome == TS_SERVED)
+		ts_install_settle(shard, page, nr_ignored);
+	return outcome;
 }

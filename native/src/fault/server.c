@@ -23,6 +23,7 @@
 #include <sys/eventfd.h>
 
 #include "fault/forget.h"
+#include "fault/install.h"
 #include "fault/serve.h"
 #include "os/sys.h"
 #include "os/uffd.h"
@@ -58,6 +59,8 @@ struct fault_thread {
 	struct ts_serve_ctx serve;
 	struct ts_later pending[TS_DEFER_MAX];
 	unsigned nr_pending;
+	uint64_t unknown_addr;        /* asked for once, and none of ours (handle_unknown()) */
+	unsigned nr_unknown;
 	/* The region that this thread has seen to be leaving and holds nothing of. */
 	_Atomic(struct ts_region *) released;
 };
@@ -101,6 +104,19 @@ static void serve(struct fault_thread *thread, struct ts_later fault)
 		push_pending(thread, fault);
 }
 
+/* An address without a page.  Most often it was unmapped after the message had been sent, and the
+ * kernel has its own answer; whoever asks a second time waits for ours.  Not at once: by the time a
+ * stale message is read the address may be another region's.  Every other newcomer takes the place,
+ * so that two of them don't drive each other out for ever. */
+static void handle_unknown(struct fault_thread *thread, struct ts_shard *shard, uint64_t addr)
+{
+	if (thread->unknown_addr == addr)
+		ts_install_unknown(shard, addr);
+	else if (thread->nr_unknown++ % 2 == 0)
+		thread->unknown_addr = addr;
+	(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
+}
+
 static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 			 const struct uffd_msg *msg, ts_mono_ns start_ns)
 {
@@ -112,8 +128,7 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	bool is_ours = ts_shard_page(shard, addr, &fault.page);
 	ts_gate_unshare(&shard->gate);
 	if (!is_ours) {
-		/* Unmapped since the message was sent; the kernel has its own answer. */
-		(void)ts_uffd_wake(shard->uffd, addr, TS_PAGE_BYTES);
+		handle_unknown(thread, shard, addr);
 		return;
 	}
 	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WRITE)
@@ -121,6 +136,11 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WP)
 		fault.flags |= TS_SERVE_GUARDED;
 	serve(thread, fault);
+}
+
+static unsigned nr_waiting_min(void)
+{
+	return (unsigned)TS_KNOB(TS_KNOB_FAULT_THREADS, 1);
 }
 
 /* All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
@@ -141,7 +161,7 @@ static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_n
 		if (atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active + 1))
 			kick(&server->threads[nr_active]);
 	} else if (thread->nr_vain_rounds >= VAIN_ROUNDS && thread->index == nr_active - 1 &&
-		   nr_active > 1) {
+		   nr_active > nr_waiting_min()) {
 		thread->nr_vain_rounds = 0;
 		atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active - 1);
 	}
@@ -361,7 +381,7 @@ int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **se
 		return -ENOMEM;
 	server->engine = engine;
 	pthread_mutex_init(&server->list_lock, NULL);
-	atomic_store(&server->nr_active, 1);
+	atomic_store(&server->nr_active, TS_MIN(nr_threads, nr_waiting_min()));
 	for (unsigned i = 0; i < nr_threads; i++) {
 		struct fault_thread *thread = &server->threads[i];
 		*thread = (struct fault_thread){ .server = server, .index = i, .cpu = cpus[i],

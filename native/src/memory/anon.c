@@ -25,8 +25,8 @@ enum { RUN_MAX = 64, RETRY_MAX = 100 };
 
 static void mark_hole(struct ts_batch *batch, unsigned i)
 {
-	if (!ts_batch_swap_owned(batch, i, ts_word_make(TS_ZERO, 0, 0)))
-		batch->nr_cancelled++;
+	(void)ts_batch_swap_owned(batch, i, ts_word_make(TS_ZERO, 0, 0));
+	batch->nr_cancelled++;
 	ts_batch_drop_kept(batch, i);
 	ts_pageset_remove(&batch->owned, i);
 }

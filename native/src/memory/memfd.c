@@ -14,6 +14,7 @@
  * What can go wrong: the guard can't be set (an event is queued): the page stays.  The punch fails:
  * the page is still there, unchanged, so it becomes RESIDENT again and its frame is dropped.
  */
+#include "core/engine.h"
 #include "memory/memory.h"
 #include "os/pagemap.h"
 #include "os/sys.h"
@@ -82,6 +83,12 @@ static void note_touched(void *user, uint64_t addr, uint64_t len_bytes)
 		ts_pageset_add(&touched->set, first + n);
 }
 
+static void return_later(struct ts_batch *batch, const struct ts_pageset *set)
+{
+	TS_PAGESET_EACH(i, set)
+		ts_pageset_add(&batch->scratch, i);
+}
+
 static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 			unsigned nr_pages, uint64_t addr)
 {
@@ -96,12 +103,16 @@ static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned
 				     TS_PAGE_BYTES);
 		ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], nr_pages);
 		batch->nr_failed += nr_pages;
-	} else if (batch->skip_touched) {
+		return_later(batch, &touched.set);
+		return;
+	}
+	for (unsigned n = 0; n < nr_pages; n++)
+		ts_pageset_add(&batch->guarded, i + n);
+	if (batch->skip_touched)
 		(void)ts_pagemap_scan(batch->region->pagemap_fd, addr, len_bytes, &present,
 				      note_touched, &touched);
-	}
-	TS_PAGESET_EACH(n, &touched.set)
-		ts_pageset_add(&batch->scratch, n);
+	batch->nr_cancelled += ts_pageset_count(&touched.set);
+	return_later(batch, &touched.set);
 }
 
 /* Reads contiguous owned pages; a page that can't be read stays with the guest. */
@@ -135,13 +146,24 @@ static void take(struct ts_batch *batch)
 	ts_batch_each_run(batch, &all, TS_LEAVING, RUN_MAX, protect_run);
 	struct ts_pageset touched = batch->scratch;
 	return_pages(batch, &touched);
-	/* Whatever left LEAVING before it was guarded (or has no address) is not ours to read. */
+	/* Whatever left LEAVING before it was guarded (or has no address) is not ours to read, even
+	 * if a fault that could not be served made it LEAVING again. */
 	TS_PAGESET_EACH(i, &batch->owned)
-		if (!ts_batch_is_owned(batch, i))
+		if (!ts_pageset_has(&batch->guarded, i) || !ts_batch_is_owned(batch, i))
 			ts_pageset_add(&lost, i);
+	batch->nr_cancelled += ts_pageset_count(&lost);
 	return_pages(batch, &lost);
 	read_pages(batch, &unread);
 	return_pages(batch, &unread);
+}
+
+static void leave_frame(struct ts_batch *batch, uint32_t frame)
+{
+	unsigned tier = ts_frame_tier(ts_frames_load(batch->frames, frame));
+
+	atomic_fetch_sub_explicit(&batch->region->engine->tiers[tier].nr_pages, 1,
+				  memory_order_relaxed);
+	ts_frames_unref(batch->frames, frame);
 }
 
 /* The page cache still holds these published pages, unchanged since the guard went up: they become
@@ -155,7 +177,7 @@ static void take_back(struct ts_batch *batch, const struct ts_pageset *set)
 		       !ts_word_swap(slot, &word, ts_word_make(TS_COMING, 0, 0)))
 			;
 		if (ts_word_is(word, TS_AWAY))
-			ts_frames_unref(batch->frames, ts_word_payload(word));
+			leave_frame(batch, ts_word_payload(word));
 		if (!ts_word_is(word, TS_GONE))
 			ts_pageset_add(&batch->scratch, i);
 		ts_pageset_remove(&batch->releasing, i);

@@ -36,6 +36,7 @@ struct ts_batch {
 	uint8_t *data;
 	struct ts_pageset owned;     /* LEAVING, ours */
 	struct ts_pageset releasing; /* published, RAM not yet given back */
+	struct ts_pageset guarded;   /* memfd: write-protected by this batch */
 	struct ts_pageset scratch, holes; /* the memory's own, within one call */
 	uint32_t kept_frame[TS_CHUNK_PAGES]; /* a reference to the frame that may still hold the
 					      * page; 0: none */

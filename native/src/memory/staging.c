@@ -42,8 +42,9 @@ int ts_staging_init(struct ts_staging *staging, uint64_t size_bytes)
 		rc = ts_uffd_register(staging->uffd, (uintptr_t)staging->base, size_bytes,
 				      UFFDIO_REGISTER_MODE_MISSING);
 	staging->nr_segments = (uint32_t)(size_bytes / SEGMENT_BYTES);
-	staging->free_list = malloc(staging->nr_segments * sizeof(uint32_t));
-	if (rc || !staging->free_list) {
+	if (!rc)
+		staging->free_list = malloc(staging->nr_segments * sizeof(uint32_t));
+	if (!staging->free_list) {
 		ts_staging_finish(staging);
 		return rc ? ts_fail(rc, "staging area: %s", ts_strerror(rc)) : -ENOMEM;
 	}

@@ -37,6 +37,8 @@ int ts_uffd_open(uint64_t features)
 					       "CAP_SYS_PTRACE, "
 					       "give access to /dev/userfaultfd, or set "
 					       "vm.unprivileged_userfaultfd=1");
+	if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM)
+		return ts_fail(fd, "userfaultfd: %s", strerror(-fd));
 	if (fd < 0)
 		return ts_fail(TS_EUNSUPPORTED,
 			       "userfaultfd: %s; the kernel needs CONFIG_USERFAULTFD",
@@ -156,5 +158,8 @@ int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes)
 {
 	struct uffdio_range range = { addr, len_bytes };
-	return ts_sys_ioctl(TS_SITE_IOCTL_WAKE, uffd, UFFDIO_WAKE, &range);
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_WAKE, uffd, UFFDIO_WAKE, &range);
+
+	/* The kernel has no reason to refuse; an injected failure must not leave anybody asleep. */
+	return rc ? ts_sys_ioctl(TS_SITE_IOCTL_WAKE, uffd, UFFDIO_WAKE, &range) : 0;
 }

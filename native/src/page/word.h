@@ -113,12 +113,21 @@ static inline bool ts_word_swap(ts_word_slot *slot, ts_word *expected, ts_word d
 }
 
 /* The end of COMING, by its owner: nobody else may have changed the word, except to set REMOVED.
- * Returns the word as it was. */
+ * A page that was removed meanwhile becomes ZERO instead of RESIDENT: what is installed there may
+ * yet be zapped, and must not be evicted before.  Returns the word as it was; if it says REMOVED, a
+ * frame that `desired` was to keep is the caller's to drop.
+ * Sequentially consistent: see nr_ignored (region.h). */
 static inline ts_word ts_word_finish(ts_word_slot *slot, ts_word desired)
 {
-	ts_word before = atomic_exchange_explicit(slot, desired, memory_order_acq_rel);
+	ts_word before = ts_word_load(slot), to;
 
-	TS_ASSERT(ts_word_is(before, TS_COMING));
+	do {
+		TS_ASSERT(ts_word_is(before, TS_COMING));
+		to = desired;
+		if ((before & TS_WORD_REMOVED) &&
+		    (ts_word_is(to, TS_RESIDENT) || ts_word_is(to, TS_ZERO)))
+			to = ts_word_make(TS_ZERO, 0, 0);
+	} while (!atomic_compare_exchange_weak(slot, &before, to));
 	return before;
 }
 

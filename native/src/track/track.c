@@ -102,6 +102,15 @@ static void count_page(struct ts_scan_result *result, uint16_t heat, bool is_tou
 	}
 }
 
+/* A page that was given up may be there until it is zapped: not within the guard's scans. */
+static bool still_guarded(ts_heat *heat)
+{
+	uint16_t before = ts_heat_load(heat);
+
+	ts_heat_store(heat, ts_heat_scanned(before, true));
+	return ts_heat_guard(before) > 0;
+}
+
 static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
 		     struct ts_scan_result *result)
 {
@@ -111,6 +120,7 @@ static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
 	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take
 	 * for a page, is found by the fault server.) */
 	if (is_touched && word == ts_word_make(TS_ZERO, 0, 0) &&
+	    !still_guarded(&region->heat[page]) &&
 	    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
 		word = ts_word_make(TS_RESIDENT, 0, 0);
 	if (!ts_word_is(word, TS_RESIDENT))
