@@ -50,7 +50,7 @@ struct ts_tier {
 	atomic_bool is_full;
 	_Atomic uint32_t nr_put_errors; /* in a row */
 	_Atomic uint64_t failed_at_ns;
-	_Atomic uint64_t nr_pages, raw_bytes, nr_frames;
+	_Atomic uint64_t raw_bytes, nr_frames;
 	_Atomic uint64_t nr_faults, nr_admitted, nr_demoted_in, nr_demoted_out;
 };
 

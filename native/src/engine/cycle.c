@@ -4,11 +4,10 @@
  * the same with policies of its own.
  */
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "core/engine.h"
-#include "util/hook.h"
+#include "util/thread.h"
 
 struct ts_cycle {
 	struct ts_engine *engine;
@@ -103,9 +102,6 @@ static void *run(void *arg)
 
 int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *options)
 {
-	pthread_condattr_t attr;
-	sigset_t all, before;
-
 	TS_SCOPED_LOCK(&engine->control);
 	if (engine->cycle)
 		return ts_fail(TS_ESTATE, "a cycle is running already");
@@ -122,20 +118,12 @@ int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *opti
 	cycle->options.age_min = cycle->options.age_min ? cycle->options.age_min : 2;
 	cycle->options.budget_pct = cycle->options.budget_pct ? cycle->options.budget_pct : 25;
 	pthread_mutex_init(&cycle->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&cycle->wake, &attr);
-	pthread_condattr_destroy(&attr);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int rc = TS_INJECT(TS_SITE_THREAD) ? errno :
-		 pthread_create(&cycle->thread, NULL, run, cycle);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ts_cond_init(&cycle->wake);
+	int rc = ts_thread_start(&cycle->thread, "ts-cycle", run, cycle);
 	if (rc) {
 		free(cycle);
-		return ts_fail(-rc, "cycle thread: pthread_create: %s", strerror(rc));
+		return rc;
 	}
-	pthread_setname_np(cycle->thread, "ts-cycle");
 	engine->cycle = cycle;
 	return 0;
 }

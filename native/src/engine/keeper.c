@@ -8,11 +8,10 @@
 #include "engine/keeper.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "evict/demote.h"
-#include "util/hook.h"
+#include "util/thread.h"
 
 enum {
 	ROUND_MS = 50,
@@ -199,8 +198,6 @@ static void *run(void *arg)
 int ts_keeper_create(struct ts_engine *engine, struct ts_keeper **keeper_out)
 {
 	struct ts_keeper *keeper = calloc(1, sizeof(*keeper));
-	pthread_condattr_t attr;
-	sigset_t all, before;
 
 	if (!keeper)
 		return -ENOMEM;
@@ -211,20 +208,13 @@ int ts_keeper_create(struct ts_engine *engine, struct ts_keeper **keeper_out)
 		return rc;
 	}
 	pthread_mutex_init(&keeper->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&keeper->wake, &attr);
-	pthread_condattr_destroy(&attr);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = TS_INJECT(TS_SITE_THREAD) ? errno : pthread_create(&keeper->thread, NULL, run, keeper);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	ts_cond_init(&keeper->wake);
+	rc = ts_thread_start(&keeper->thread, "ts-keeper", run, keeper);
 	if (rc) {
 		ts_demoter_finish(&keeper->demoter);
 		free(keeper);
-		return ts_fail(-rc, "keeper thread: pthread_create: %s", strerror(rc));
+		return rc;
 	}
-	pthread_setname_np(keeper->thread, "ts-keeper");
 	*keeper_out = keeper;
 	return 0;
 }

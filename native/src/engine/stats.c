@@ -59,7 +59,7 @@ static void add_region(struct ts_stats *stats, struct ts_region *region)
 	stats->engine_bytes += ts_region_pages_bytes(region);
 }
 
-static void fill_tier(struct ts_tier_stats *out, struct ts_tier *tier)
+static void fill_tier(struct ts_tier_stats *out, struct ts_engine *engine, struct ts_tier *tier)
 {
 	struct ts_store_stat stat = { .size = sizeof(stat) };
 
@@ -78,7 +78,7 @@ static void fill_tier(struct ts_tier_stats *out, struct ts_tier *tier)
 	out->discarded_bytes = stat.discarded_bytes;
 	out->nr_errors = stat.nr_errors;
 	out->nr_frames = load(&tier->nr_frames);
-	out->nr_pages = load(&tier->nr_pages);
+	out->nr_pages = load(&engine->frames.nr_pages[tier->index]);
 	out->raw_bytes = load(&tier->raw_bytes);
 	out->nr_faults = load(&tier->nr_faults);
 	out->nr_admitted = load(&tier->nr_admitted);
@@ -118,7 +118,7 @@ static int fill(struct ts_engine *engine, struct ts_region *only, struct ts_stat
 	stats->buffer_bytes = load(&engine->buffer_bytes);
 	stats->nr_tiers = engine->nr_tiers;
 	for (unsigned t = 0; t < engine->nr_tiers; t++)
-		fill_tier(&stats->tiers[t], &engine->tiers[t]);
+		fill_tier(&stats->tiers[t], engine, &engine->tiers[t]);
 	for (struct ts_stages *stages = atomic_load(&engine->stages); stages; stages = stages->next)
 		for (unsigned i = 0; i < TS_STAGE_COUNT; i++)
 			ts_hist_merge(&stats->stages[i], &stages->hist[i]);

@@ -158,19 +158,11 @@ static uint64_t publish(struct ts_engine *engine, const struct merge *merge, uns
 	for (uint64_t bits = merge->bits; bits; bits &= bits - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(bits);
 		ts_word word = ts_word_make(TS_AWAY, 0, merge->frames[i]);
-		ts_frames_ref(&engine->frames, frame);
-		atomic_fetch_add_explicit(&engine->tiers[to].nr_pages, 1, memory_order_relaxed);
-		if (ts_word_swap(&merge->region->words[merge->first_page + i], &word,
-				 ts_word_make(TS_AWAY, 0, frame))) {
-			ts_frames_unref(&engine->frames, merge->frames[i]);
-			atomic_fetch_sub_explicit(&engine->tiers[from].nr_pages, 1,
-						  memory_order_relaxed);
-			nr_moved++;
-		} else {
-			ts_frames_unref(&engine->frames, frame);
-			atomic_fetch_sub_explicit(&engine->tiers[to].nr_pages, 1,
-						  memory_order_relaxed);
-		}
+		ts_frames_add_page(&engine->frames, frame);
+		bool is_moved = ts_word_swap(&merge->region->words[merge->first_page + i], &word,
+					     ts_word_make(TS_AWAY, 0, frame));
+		ts_frames_drop_page(&engine->frames, is_moved ? merge->frames[i] : frame);
+		nr_moved += is_moved;
 	}
 	ts_frames_unref(&engine->frames, frame);
 	return nr_moved;

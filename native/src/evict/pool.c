@@ -9,11 +9,11 @@
 #include "evict/pool.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <string.h>
 
 #include "track/track.h"
 #include "util/hook.h"
+#include "util/thread.h"
 
 struct job {
 	struct ts_region *region;
@@ -269,22 +269,15 @@ int ts_evict_pool_run(struct ts_evict_pool *pool, struct ts_region *region,
 
 static int start_thread(struct pool_thread *thread, unsigned index)
 {
-	sigset_t all, before;
-	char name[16];
+	char name[32];
 	int rc = ts_evictor_init(&thread->evictor, thread->pool->engine, index);
 
 	if (rc)
 		return rc;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = TS_INJECT(TS_SITE_THREAD) ? errno : pthread_create(&thread->thread, NULL, run, thread);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc)
-		return ts_fail(-rc, "evict thread: pthread_create: %s", strerror(rc));
-	thread->is_started = true;
 	snprintf(name, sizeof(name), "ts-evict-%u", index);
-	pthread_setname_np(thread->thread, name);
-	return 0;
+	rc = ts_thread_start(&thread->thread, name, run, thread);
+	thread->is_started = !rc;
+	return rc;
 }
 
 int ts_evict_pool_create(struct ts_engine *engine, unsigned nr_threads,
@@ -292,18 +285,14 @@ int ts_evict_pool_create(struct ts_engine *engine, unsigned nr_threads,
 {
 	struct ts_evict_pool *pool = calloc(1, sizeof(*pool) +
 					    nr_threads * sizeof(pool->threads[0]));
-	pthread_condattr_t attr;
 
 	if (!pool)
 		return -ENOMEM;
 	pool->engine = engine;
 	pool->parked_end = &pool->parked;
 	pthread_mutex_init(&pool->lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&pool->work, &attr);
-	pthread_cond_init(&pool->done, &attr);
-	pthread_condattr_destroy(&attr);
+	ts_cond_init(&pool->work);
+	ts_cond_init(&pool->done);
 	for (unsigned i = 0; i < nr_threads; i++) {
 		pool->threads[i].pool = pool;
 		pool->nr_threads++;

@@ -32,15 +32,12 @@ struct put {
 bool ts_evict_publish(struct ts_engine *engine, struct ts_batch *batch, unsigned i, uint32_t frame)
 {
 	bool is_late = batch->region->memory->releases_late;
-	unsigned tier = ts_frame_tier(ts_frames_load(&engine->frames, frame));
 
 	/* Reference and count first: a fault may take the page out of the frame at once. */
-	ts_frames_ref(&engine->frames, frame);
-	atomic_fetch_add_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
+	ts_frames_add_page(&engine->frames, frame);
 	ts_word away = ts_word_make(TS_AWAY, is_late ? TS_WORD_RELEASING : 0, frame);
 	if (!ts_batch_swap_owned(batch, i, away)) {
-		atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
-		ts_frames_unref(&engine->frames, frame);
+		ts_frames_drop_page(&engine->frames, frame);
 		return false;
 	}
 	if (is_late)

@@ -25,10 +25,10 @@ static void drop_ref(struct ts_engine *engine, ts_word word)
 	if (!is_away && !(ts_word_is(word, TS_RESIDENT) && (word & TS_WORD_KEPT)))
 		return;
 	uint32_t frame = ts_word_payload(word);
-	unsigned tier = ts_frame_tier(ts_frames_load(&engine->frames, frame));
 	if (is_away)
-		atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
-	ts_frames_unref(&engine->frames, frame);
+		ts_frames_drop_page(&engine->frames, frame);
+	else
+		ts_frames_unref(&engine->frames, frame);
 }
 
 /* What a page's word becomes when the guest gives it up. */

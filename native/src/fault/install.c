@@ -92,17 +92,11 @@ void ts_install_settle(struct ts_shard *shard, uint32_t page, uint32_t nr_ignore
 		ts_install_wake(shard, page);
 }
 
-static void leave_frame(struct ts_engine *engine, uint32_t frame, unsigned tier)
-{
-	atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
-	ts_frames_unref(&engine->frames, frame);
-}
-
 void ts_install_finish(struct ts_engine *engine, struct ts_region *region, uint32_t page,
 		       uint32_t frame, unsigned tier, ts_word to)
 {
 	ts_word_finish(&region->words[page], to);
-	leave_frame(engine, frame, tier);
+	ts_frames_drop_page(&engine->frames, frame);
 }
 
 void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *region, uint32_t page,
@@ -118,7 +112,7 @@ void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *regi
 	}
 	uint64_t seed = ts_kept_seed(&region->kept, page, frame);
 	ts_kept_note(&region->kept, page, ts_page_hash(contents, seed));
-	atomic_fetch_sub_explicit(&engine->tiers[tier].nr_pages, 1, memory_order_relaxed);
+	ts_frames_keep_page(&engine->frames, frame);
 	ts_word kept = ts_word_make(TS_RESIDENT, TS_WORD_KEPT, frame);
 	if (ts_word_finish(&region->words[page], kept) & TS_WORD_REMOVED)
 		ts_frames_unref(&engine->frames, frame);

@@ -321,6 +321,7 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	ts_mono_ns install_ns = ts_now_ns();
 	struct ts_uffd_result result = ts_install_copy(slot->shard, slot->page, contents);
 	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_INSTALL], ts_now_ns() - install_ns);
+	TS_PHASE(TS_PHASE_INSTALLED);
 	switch (result.outcome) {
 	case TS_UFFD_DONE:
 		note_served(ctx, slot->shard, slot->flags, slot->start_ns);

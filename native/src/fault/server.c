@@ -18,7 +18,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -27,6 +26,7 @@
 #include "fault/serve.h"
 #include "os/sys.h"
 #include "os/uffd.h"
+#include "util/thread.h"
 
 enum {
 	/* More than this on one userfaultfd only wake each other up. */
@@ -331,23 +331,15 @@ static int prepare_thread(struct fault_thread *thread)
 
 static int start_thread(struct fault_thread *thread, unsigned index)
 {
-	sigset_t all, before;
-	char name[16];
+	char name[32];
 	int rc = prepare_thread(thread);
 
 	if (rc)
 		return rc;
-	/* The host's signal handlers have no business on these threads. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	rc = TS_INJECT(TS_SITE_THREAD) ? errno : pthread_create(&thread->thread, NULL, run, thread);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (rc)
-		return ts_fail(-rc, "fault thread: pthread_create: %s", strerror(rc));
-	thread->is_started = true;
 	snprintf(name, sizeof(name), "ts-fault-%u", index);
-	pthread_setname_np(thread->thread, name);
-	return 0;
+	rc = ts_thread_start(&thread->thread, name, run, thread);
+	thread->is_started = !rc;
+	return rc;
 }
 
 /* Fills cpus[] with where the threads shall run; returns how many there shall be. */

@@ -14,7 +14,6 @@
  * What can go wrong: the guard can't be set (an event is queued): the page stays.  The punch fails:
  * the page is still there, unchanged, so it becomes RESIDENT again and its frame is dropped.
  */
-#include "core/engine.h"
 #include "memory/memory.h"
 #include "os/pagemap.h"
 #include "os/sys.h"
@@ -157,15 +156,6 @@ static void take(struct ts_batch *batch)
 	return_pages(batch, &unread);
 }
 
-static void leave_frame(struct ts_batch *batch, uint32_t frame)
-{
-	unsigned tier = ts_frame_tier(ts_frames_load(batch->frames, frame));
-
-	atomic_fetch_sub_explicit(&batch->region->engine->tiers[tier].nr_pages, 1,
-				  memory_order_relaxed);
-	ts_frames_unref(batch->frames, frame);
-}
-
 /* The page cache still holds these published pages, unchanged since the guard went up: they become
  * the guest's again, and their frames are forgotten. */
 static void take_back(struct ts_batch *batch, const struct ts_pageset *set)
@@ -177,7 +167,7 @@ static void take_back(struct ts_batch *batch, const struct ts_pageset *set)
 		       !ts_word_swap(slot, &word, ts_word_make(TS_COMING, 0, 0)))
 			;
 		if (ts_word_is(word, TS_AWAY))
-			leave_frame(batch, ts_word_payload(word));
+			ts_frames_drop_page(batch->frames, ts_word_payload(word));
 		if (!ts_word_is(word, TS_GONE))
 			ts_pageset_add(&batch->scratch, i);
 		ts_pageset_remove(&batch->releasing, i);

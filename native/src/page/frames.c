@@ -140,6 +140,28 @@ void ts_frames_unref(struct ts_frames *frames, uint32_t id)
 		push_dead(frames, id);
 }
 
+static _Atomic uint64_t *pages_of(struct ts_frames *frames, uint32_t id)
+{
+	return &frames->nr_pages[ts_frame_tier(ts_frames_load(frames, id))];
+}
+
+void ts_frames_add_page(struct ts_frames *frames, uint32_t id)
+{
+	ts_frames_ref(frames, id);
+	atomic_fetch_add_explicit(pages_of(frames, id), 1, memory_order_relaxed);
+}
+
+void ts_frames_keep_page(struct ts_frames *frames, uint32_t id)
+{
+	atomic_fetch_sub_explicit(pages_of(frames, id), 1, memory_order_relaxed);
+}
+
+void ts_frames_drop_page(struct ts_frames *frames, uint32_t id)
+{
+	ts_frames_keep_page(frames, id);
+	ts_frames_unref(frames, id);
+}
+
 /* Takes the frame over for deletion, once: its id may be in the ring and be found by a sweep, and
  * by the time the ring is read it may belong to a new frame. */
 static bool reap(struct ts_frames *frames, uint32_t id, struct ts_dead_frame *dead)

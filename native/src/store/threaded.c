@@ -13,13 +13,13 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include "store/wrap.h"
 #include "util/hook.h"
+#include "util/thread.h"
 
 struct job {
 	struct ts_get *request;
@@ -126,24 +126,16 @@ static void *worker_main(void *context)
 static int worker_start(struct thread_store *store)
 {
 	struct worker *worker = &store->workers[store->nr_workers];
-	sigset_t all, before;
 
 	worker->store = store;
 	int result = ts_store_reader_open(store->wrap.next, &worker->reader);
 	if (result < 0)
 		return result;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	int error = TS_INJECT(TS_SITE_THREAD)
-			    ? errno
-			    : pthread_create(&worker->thread, NULL, worker_main, worker);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (error) {
+	result = ts_thread_start(&worker->thread, "ts-store-read", worker_main, worker);
+	if (result < 0) {
 		ts_store_reader_close(worker->reader);
-		return ts_fail(-error, "store '%s': can't start a thread for its reads: %s",
-			       store->wrap.name, strerror(error));
+		return result;
 	}
-	pthread_setname_np(worker->thread, "ts-store-read");
 	store->nr_workers++;
 	return 0;
 }

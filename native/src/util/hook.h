@@ -40,6 +40,7 @@ enum ts_phase {
 	TS_PHASE_RELEASED,     /* evictor: RAM released, waiters not yet woken */
 	TS_PHASE_FAULT_CLAIMED,/* handler: page is COMING */
 	TS_PHASE_FAULT_GOT,    /* handler: frame read and decoded, page not yet installed */
+	TS_PHASE_INSTALLED,    /* handler: page installed, its word still says COMING */
 	TS_PHASE_EVENT_READ,   /* handler: an event was read, words not yet changed */
 	TS_PHASE_DETACH,       /* detach: draining has begun */
 	TS_PHASE_DEMOTE,       /* keeper: the new frame is stored, nothing published yet */
