@@ -54,6 +54,20 @@ static uint32_t frame_max_bytes(const struct ts_tier_options *options)
 	return raw_max + TS_FRAME_HEAD_BYTES;
 }
 
+/* Frames that a store kept (keep=1) belong to a guest that is gone, under keys that the engine is
+ * about to use; and nobody would ever delete the rest of them. */
+static int check_empty(struct ts_tier *tier)
+{
+	struct ts_store_stat stat = { .size = sizeof(stat) };
+
+	if (ts_store_stat_get(tier->store, &stat) || !stat.nr_frames)
+		return 0;
+	ts_tier_close(tier);
+	return ts_fail(TS_ESTATE, "tier %s: its store holds %llu frames that an earlier run kept; "
+		       "open it without keep=1, or with init=1, to drop them", tier->name,
+		       (unsigned long long)stat.nr_frames);
+}
+
 int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 		 const struct ts_tier_options *options)
 {
@@ -89,8 +103,9 @@ int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 	snprintf(tier->name, sizeof(tier->name), "%s", options->name);
 	snprintf(tier->store_name, sizeof(tier->store_name), "%s",
 		 options->store ? options->store : "");
-	return ts_store_open(options->store, options->store_ops, options->wrap ? options->wrap : "",
-			     &config, &tier->store);
+	int opened = ts_store_open(options->store, options->store_ops,
+				    options->wrap ? options->wrap : "", &config, &tier->store);
+	return opened ? opened : check_empty(tier);
 }
 
 void ts_tier_close(struct ts_tier *tier)
