@@ -175,7 +175,10 @@ static uint64_t move_range(struct ts_demoter *demoter, struct merge *merge, unsi
 	const uint8_t *raw = make_contiguous(merge);
 
 	for (unsigned t = from + 1; t < engine->nr_tiers; t++) {
-		if (!ts_tier_admits(&engine->tiers[t]))
+		/* A frame is never larger than its tier's range; a tier below with a smaller one gets
+		 * its turn when it is the next to admit. */
+		if (!ts_tier_admits(&engine->tiers[t]) ||
+		    engine->tiers[t].range_pages < merge->nr_pages)
 			continue;
 		int64_t frame = store_merged(demoter, merge, &engine->tiers[t], raw);
 		if (frame < 0)
@@ -201,17 +204,33 @@ static void drop_kept_of(struct ts_engine *engine, struct ts_region *region, uin
 	}
 }
 
+/* The range of the tier that frames of this one go to; 0: no tier takes any. */
 static unsigned range_below(const struct ts_engine *engine, unsigned tier)
 {
-	unsigned range_pages = engine->tiers[tier].range_pages;
-
 	for (unsigned t = tier + 1; t < engine->nr_tiers; t++)
 		if (ts_tier_admits(&engine->tiers[t]))
-			return TS_MAX(range_pages, engine->tiers[t].range_pages);
+			return engine->tiers[t].range_pages;
 	return 0;
 }
 
-/* The frame is held by a reference. */
+/* Those pages of the decoded frame that lie in one range of the lower tier. */
+static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *region, unsigned tier,
+			     uint32_t frame, const struct ts_frame_head *head, uint32_t first_page,
+			     unsigned range_pages)
+{
+	struct merge merge = { .region = region, .first_page = first_page, .pages = demoter->raw };
+
+	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - first_page);
+	collect_pages(demoter, &merge, frame, head);
+	if (!merge.bits)
+		return 0;
+	/* Not for a part of a frame, whose other parts must stay decoded. */
+	if (range_pages >= demoter->engine->tiers[tier].range_pages)
+		collect_neighbours(demoter, &merge, tier);
+	return move_range(demoter, &merge, tier);
+}
+
+/* The frame is held by a reference.  Where the lower tier's range is smaller, it is cut up. */
 static uint64_t demote_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
 			     unsigned range_pages)
 {
@@ -225,17 +244,10 @@ static uint64_t demote_frame(struct ts_demoter *demoter, unsigned tier, uint32_t
 	if (!region)
 		return 0;
 	drop_kept_of(engine, region, frame, &head);
-	struct merge merge = {
-		.region = region,
-		.first_page = head.base_page / range_pages * range_pages,
-		.pages = demoter->raw,
-	};
-	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - merge.first_page);
-	collect_pages(demoter, &merge, frame, &head);
-	if (merge.bits) {
-		collect_neighbours(demoter, &merge, tier);
-		nr_moved = move_range(demoter, &merge, tier);
-	}
+	uint32_t end = head.base_page + 64 - (uint32_t)__builtin_clzll(head.page_bits);
+	for (uint32_t first = head.base_page / range_pages * range_pages; first < end;
+	     first += range_pages)
+		nr_moved += demote_range(demoter, region, tier, frame, &head, first, range_pages);
 	ts_region_leave(region);
 	return nr_moved;
 }
