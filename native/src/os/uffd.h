@@ -55,6 +55,9 @@ struct ts_uffd_result ts_uffd_move(int uffd, uint64_t dst, uint64_t src, uint64_
 /* Write-protects, or un-protects and wakes.  0, -EAGAIN (event queued), or -errno. */
 int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on);
 
+/* Is an event queued and unread?  Until it is read, addresses may be out of date. */
+bool ts_uffd_is_changing(int uffd);
+
 /* Wakes all waiters in the range; works on ranges that are registered no more.  0 or -errno. */
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes);
 

@@ -6,9 +6,9 @@
 #include <string.h>
 
 #include "os/sys.h"
+#include "os/uffd.h"
 
-/* One call to the kernel at a time holds the process's mmap lock (shared) for 10 ms at the most. */
-enum { CALL_BYTES = 256 << 20 };
+enum { HUGE_PAGES = 512 };  /* a huge page, in pages */
 
 static bool zap_works(const struct ts_probe *probe)
 {
@@ -57,32 +57,50 @@ static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
 	return nr_extents;
 }
 
-static int deactivate_extent(struct ts_region *region, const struct ts_extent *extent)
+/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and not across
+ * a huge page's end, for a call on part of a huge page would split it.  The gate is held. */
+static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
 {
-	uint64_t left = (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, addr = extent->addr;
+	uint32_t run = 0, n = 0;
+	uint64_t addr = ts_shard_addr(shard, page, &run);
+	uint64_t to_boundary = HUGE_PAGES - (addr >> TS_PAGE_SHIFT) % HUGE_PAGES;
+
+	run = TS_MIN(TS_MIN(run, end - page), (uint32_t)to_boundary);
+	while (addr && n < run && !ts_word_is(ts_word_load(&shard->region->words[page + n]), TS_GONE))
+		n++;
+	*addr_out = addr;
+	return n;
+}
+
+/* The gate is shared during the call (30 us for a mapped 2 MiB), and nothing is done while an event is
+ * under way: what is mapped at an address that the guest has unmapped may be anything, and is not ours
+ * to zap.  A page that is left out counts as touched. */
+static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end)
+{
+	struct ts_region *region = shard->region;
+	uint64_t addr;
 	int rc = 0;
 
-	while (left > 0 && !rc) {
-		uint64_t len_bytes = TS_MIN(left, (uint64_t)CALL_BYTES);
-		rc = region->tracker->deactivate(region, addr, len_bytes);
-		addr += len_bytes;
-		left -= len_bytes;
-	}
+	ts_gate_share(&shard->gate);
+	uint32_t nr_pages = call_pages(shard, *page, end, &addr);
+	if (nr_pages && !ts_uffd_is_changing(shard->uffd))
+		rc = region->tracker->deactivate(region, addr,
+						 (uint64_t)nr_pages << TS_PAGE_SHIFT);
+	ts_gate_unshare(&shard->gate);
+	*page += TS_MAX(nr_pages, 1);
 	return rc;
 }
 
 int ts_track_deactivate(struct ts_region *region)
 {
-	struct ts_extent extents[TS_EXTENT_MAX];
-
-	for (unsigned s = 0; s < region->nr_shards; s++) {
-		unsigned nr_extents = copy_extents(&region->shards[s], extents);
-		for (unsigned i = 0; i < nr_extents; i++) {
-			int rc = deactivate_extent(region, &extents[i]);
-			if (rc)
-				return ts_fail(rc, "%s: deactivate by %s: %s", region->name,
-					       region->tracker->name, ts_strerror(rc));
-		}
+	for (uint32_t page = 0; page < region->nr_pages;) {
+		struct ts_shard *shard = ts_region_shard(region, page);
+		uint32_t end = (page / region->pages_per_shard + 1) * region->pages_per_shard;
+		int rc = ts_word_is(ts_word_load(&region->words[page]), TS_GONE) ? (page++, 0) :
+			 deactivate_next(shard, &page, TS_MIN(end, region->nr_pages));
+		if (rc)
+			return ts_fail(rc, "%s: deactivate by %s: %s", region->name,
+				       region->tracker->name, ts_strerror(rc));
 	}
 	return 0;
 }
