@@ -141,8 +141,8 @@ class EngineConfig(_Model):
     def _check(self) -> Self:
         if not 0.01 <= self.interval <= 86400:
             raise ValueError("interval must lie between 10ms and 24h")
-        if self.spin > 0.01:
-            raise ValueError("spin must not be longer than 10ms: it burns a CPU")
+        if self.spin > 0.001:
+            raise ValueError("spin must not be longer than 1ms: it burns a CPU")
         if (self.placement == "fixed") != bool(self.fault_cpus):
             raise ValueError('fault_cpus and placement = "fixed" go together')
         return self
@@ -245,7 +245,8 @@ class RegionConfig(_Model):
     restore: Literal["auto", "page", "range"] = "auto"
     shards: int = Field(default=0, ge=0, le=16)
     probation: Duration = 1.0
-    guard_scans: int = Field(default=2, ge=0, le=255)
+    guard_scans: int = Field(default=2, ge=1, le=15)
+    """A page that came back is left alone for this many scans."""
     collapse: bool = False
 
     @field_validator("policy", mode="before")
