@@ -216,9 +216,9 @@ class TierConfig(_Model):
 
     @property
     def options_text(self) -> str:
-        """The options as the C library takes them: ``key=value,...``."""
+        """The options as the C library takes them: ``key=value,...``; true is 1, false 0."""
         return ",".join(
-            f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+            f"{key}={int(value) if isinstance(value, bool) else value}"
             for key, value in self.options.items()
         )
 

@@ -93,7 +93,7 @@ def test_is_frozen() -> None:
 
 def test_options_as_c_takes_them() -> None:
     config = Config.from_dict({"tier": [tier(options={"keep": True, "depth": 8})]})
-    assert config.tier[0].options_text == "keep=true,depth=8"
+    assert config.tier[0].options_text == "keep=1,depth=8"
     assert 'may contain ","' in complaint(tier=[tier(options={"a": "b,c"})])
 
 
