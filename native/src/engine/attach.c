@@ -116,12 +116,10 @@ static uint64_t features_of(const struct ts_engine *engine, const struct ts_regi
 	/* For shared memory REMOVE is not asked for: it does not tell MADV_REMOVE from
 	 * MADV_DONTNEED, which drops nothing there and is what the zap tracker does all the
 	 * time. */
-	if (region->memfd < 0 && probe->has_event_remove)
+	if (region->memfd < 0)
 		features |= UFFD_FEATURE_EVENT_REMOVE;
-	if (probe->has_event_unmap)
-		features |= UFFD_FEATURE_EVENT_UNMAP;
-	if (probe->has_event_remap)
-		features |= UFFD_FEATURE_EVENT_REMAP;
+	/* Without these, what the guest gave up would come back: asked for, not asked whether. */
+	features |= UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP;
 	if (probe->has_poison)
 		features |= UFFD_FEATURE_POISON;
 	if (region->serve == TS_SERVE_IN_THREAD)
@@ -249,11 +247,11 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 {
 	uint64_t addr = (uintptr_t)options->addr;
 
-	region->tracker = ts_tracker_find((enum ts_tracker)options->tracker,
-					  (enum ts_memory)options->memory, &engine->probe);
-	if (!region->tracker)
-		return TS_EUNSUPPORTED;
-	int rc = ts_region_pages_init(region, (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT),
+	int rc = ts_tracker_find((enum ts_tracker)options->tracker, (enum ts_memory)options->memory,
+				 &engine->probe, region->name, &region->tracker);
+	if (rc)
+		return rc;
+	rc = ts_region_pages_init(region, (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT),
 				      engine->secret);
 	if (rc)
 		return ts_fail(rc, "%s: no memory for its page table", region->name);
@@ -348,6 +346,9 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 	struct ts_region_options known = { 0 };
 	char name[64];
 
+	if (options->size < sizeof(options->size))
+		return ts_fail(TS_EVERSION, "ts_region_options.size is %zu: set it to sizeof the "
+			       "struct", options->size);
 	memcpy(&known, options, TS_MIN(options->size, sizeof(known)));
 	TS_SCOPED_LOCK(&engine->control);
 	if (known.name)

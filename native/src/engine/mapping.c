@@ -9,6 +9,7 @@
 #include "engine/mapping.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -117,6 +118,10 @@ int ts_mapping_check(const struct ts_region_options *options, const char *name)
 	struct mapping mapping = { 0 }, next;
 	char line[512];
 	int rc = 0;
+
+	/* First, for what we open here might get the same number. */
+	if (options->memory == TS_MEMORY_MEMFD && fcntl(options->memfd, F_GETFD) < 0)
+		return ts_fail(-errno, "%s: the memfd is no open descriptor", name);
 	FILE *smaps = fopen("/proc/self/smaps", "re");
 
 	if (!smaps)

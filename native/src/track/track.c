@@ -20,30 +20,41 @@ static bool wp_works(const struct ts_probe *probe)
 	return probe->has_wp_async && probe->has_pagemap_scan && probe->has_move;
 }
 
-const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory,
-					     const struct ts_probe *probe)
+static int find_memfd(const struct ts_probe *probe, const char *region_name,
+		      const struct ts_tracker_ops **tracker_out)
 {
-	const char *kernel = probe->kernel_release;
+	*tracker_out = &ts_tracker_zap_ops;
+	return zap_works(probe) ? 0 :
+	       ts_fail(TS_EUNSUPPORTED, "%s: tracker zap: kernel %s lacks PAGEMAP_SCAN or userfaultfd "
+		       "write-protection of shared memory; Linux 6.7 or later has both", region_name,
+		       probe->kernel_release);
+}
 
-	if (memory == TS_MEMORY_MEMFD && (wanted == TS_TRACKER_AUTO || wanted == TS_TRACKER_ZAP)) {
-		if (zap_works(probe))
-			return &ts_tracker_zap_ops;
-		ts_fail(TS_EUNSUPPORTED, "tracker zap: kernel %s lacks PAGEMAP_SCAN or userfaultfd "
-			"write-protection of shared memory; Linux 6.7 or later has both", kernel);
-	} else if (memory == TS_MEMORY_ANON &&
-		   (wanted == TS_TRACKER_AUTO || wanted == TS_TRACKER_WP)) {
-		if (wp_works(probe))
-			return &ts_tracker_wp_ops;
-		ts_fail(TS_EUNSUPPORTED, "tracker wp: kernel %s lacks UFFDIO_MOVE or WP_ASYNC; "
-			"anonymous memory needs Linux 6.8 or later", kernel);
-	} else if (wanted == TS_TRACKER_RWP) {
-		ts_fail(TS_EUNSUPPORTED, "tracker rwp: not in this version; use auto");
-	} else {
-		ts_fail(TS_ECONFIG, "tracker %s does not work on %s memory; use auto",
-			wanted == TS_TRACKER_ZAP ? "zap" : "wp",
-			memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
-	}
-	return NULL;
+static int find_anon(const struct ts_probe *probe, const char *region_name,
+		     const struct ts_tracker_ops **tracker_out)
+{
+	*tracker_out = &ts_tracker_wp_ops;
+	return wp_works(probe) ? 0 :
+	       ts_fail(TS_EUNSUPPORTED, "%s: tracker wp: kernel %s lacks UFFDIO_MOVE or WP_ASYNC; "
+		       "anonymous memory needs Linux 6.8 or later", region_name,
+		       probe->kernel_release);
+}
+
+int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct ts_probe *probe,
+		    const char *region_name, const struct ts_tracker_ops **tracker_out)
+{
+	bool is_auto = wanted == TS_TRACKER_AUTO;
+
+	if (memory == TS_MEMORY_MEMFD && (is_auto || wanted == TS_TRACKER_ZAP))
+		return find_memfd(probe, region_name, tracker_out);
+	if (memory == TS_MEMORY_ANON && (is_auto || wanted == TS_TRACKER_WP))
+		return find_anon(probe, region_name, tracker_out);
+	if (wanted == TS_TRACKER_RWP)
+		return ts_fail(TS_EUNSUPPORTED, "%s: tracker rwp: not in this version; use auto",
+			       region_name);
+	return ts_fail(TS_ECONFIG, "%s: tracker %s does not work on %s memory; use auto", region_name,
+		       wanted == TS_TRACKER_ZAP ? "zap" : "wp",
+		       memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
 }
 
 /* The extents as they are now; the gate is not held during the long calls that follow.  A range

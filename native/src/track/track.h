@@ -38,10 +38,10 @@ struct ts_tracker_ops {
 
 extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops;
 
-/* The tracker for this memory: the one asked for, or the best there is.  NULL: none; the reason is
- * in ts_last_error(). */
-const struct ts_tracker_ops *ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory,
-					     const struct ts_probe *probe);
+/* The tracker for this memory: the one asked for, or the best there is.  Else TS_EUNSUPPORTED (this
+ * kernel) or TS_ECONFIG (never on such memory); ts_last_error() names region_name and the reason. */
+int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct ts_probe *probe,
+		    const char *region_name, const struct ts_tracker_ops **tracker_out);
 
 int ts_track_deactivate(struct ts_region *region);
 int ts_track_scan(struct ts_region *region, struct ts_scan_result *result);
