@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
- * demote.c — frames down the ladder (demote.h). */
+ *
+ * demote.c — frames down the ladder (demote.h).
+ *
+ * New frames are collected and put together: to a store a put is a transaction, or a write.  Between
+ * the look at a page's word and its swing the old frame may die, but its id is not reused, for it is
+ * the keeper, this very thread, that frees ids: a word that still names the old frame names the same
+ * contents.
+ */
 #include "evict/demote.h"
 
 #include <errno.h>
@@ -9,14 +16,16 @@
 #include "util/hook.h"
 
 /* The pages of one aligned range that are to share a new frame. */
-struct merge {
-	struct ts_region *region;
+struct ts_merge {
+	struct ts_region *region;             /* entered until the batch is published */
 	uint32_t first_page;
 	unsigned nr_pages;
 	uint64_t bits;                        /* pages first_page + i whose contents are at hand */
 	uint32_t frames[TS_FRAME_PAGES_MAX];  /* the frame that page i is in now */
 	uint8_t *pages;                       /* page i at pages + i * 4 KiB */
 };
+
+enum { OUT_BYTES = 4 << 20 };
 
 int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine)
 {
@@ -26,8 +35,9 @@ int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine)
 		return rc;
 	/* Room for the pages in place, and for the same pages made contiguous. */
 	demoter->raw = ts_sys_alloc_pages(2 * TS_FRAME_RAW_MAX);
-	demoter->out = ts_sys_alloc_pages(TS_FRAME_BYTES_MAX);
-	rc = demoter->raw && demoter->out ? 0 : -ENOMEM;
+	demoter->out = ts_sys_alloc_pages(OUT_BYTES);
+	demoter->merges = calloc(TS_DEMOTE_BATCH, sizeof(*demoter->merges));
+	rc = demoter->raw && demoter->out && demoter->merges ? 0 : -ENOMEM;
 	if (!rc)
 		rc = ts_encoder_create(engine->dicts, &demoter->encoder);
 	if (rc)
@@ -41,7 +51,8 @@ void ts_demoter_finish(struct ts_demoter *demoter)
 		ts_fetch_finish(&demoter->fetch);
 	ts_encoder_destroy(demoter->encoder);
 	ts_sys_free_pages(demoter->raw, 2 * TS_FRAME_RAW_MAX);
-	ts_sys_free_pages(demoter->out, TS_FRAME_BYTES_MAX);
+	ts_sys_free_pages(demoter->out, OUT_BYTES);
+	free(demoter->merges);
 	*demoter = (struct ts_demoter){ 0 };
 }
 
@@ -66,7 +77,7 @@ static int read_frame(struct ts_demoter *demoter, unsigned tier, uint32_t frame,
 
 /* Copies those pages of the decoded frame that are still AWAY in it and lie in the merge's
  * range. */
-static void collect_pages(struct ts_demoter *demoter, struct merge *merge, uint32_t frame,
+static void collect_pages(struct ts_demoter *demoter, struct ts_merge *merge, uint32_t frame,
 			  const struct ts_frame_head *head)
 {
 	unsigned idx = 0;
@@ -88,7 +99,7 @@ static void collect_pages(struct ts_demoter *demoter, struct merge *merge, uint3
 }
 
 /* The range's other pages that are AWAY in frames of the same tier. */
-static void collect_neighbours(struct ts_demoter *demoter, struct merge *merge, unsigned tier)
+static void collect_neighbours(struct ts_demoter *demoter, struct ts_merge *merge, unsigned tier)
 {
 	struct ts_engine *engine = demoter->engine;
 	struct ts_frame_head head;
@@ -106,7 +117,7 @@ static void collect_neighbours(struct ts_demoter *demoter, struct merge *merge, 
 	}
 }
 
-static const uint8_t *make_contiguous(struct merge *merge)
+static const uint8_t *make_contiguous(struct ts_merge *merge)
 {
 	uint8_t *dst = merge->pages + TS_FRAME_RAW_MAX;
 	unsigned n = 0;
@@ -118,43 +129,11 @@ static const uint8_t *make_contiguous(struct merge *merge)
 	return dst;
 }
 
-/* Stores the merged pages as a new frame of `tier`.  Its id with one reference, or an error. */
-static int64_t store_merged(struct ts_demoter *demoter, const struct merge *merge,
-			    struct ts_tier *tier, const uint8_t *raw)
-{
-	struct ts_engine *engine = demoter->engine;
-	unsigned nr_pages = (unsigned)__builtin_popcountll(merge->bits);
-	struct ts_codec_setting setting = ts_tier_setting(tier);
-	struct ts_frame_owner owner = { merge->region->id, merge->first_page, merge->bits };
-	int len = setting.dict_id ?
-		  ts_encode_with_gain(demoter->encoder, &setting, &owner, raw, demoter->out,
-				      TS_FRAME_BYTES_MAX, &tier->gain) :
-		  ts_encode(demoter->encoder, &setting, &owner, raw, demoter->out,
-			    TS_FRAME_BYTES_MAX);
-	if (len < 0)
-		return len;
-	int64_t frame = ts_frames_alloc(&engine->frames, tier->index, nr_pages,
-					atomic_load(&engine->tick));
-	if (frame < 0)
-		return frame;
-	struct ts_put item = { .key = (uint64_t)frame, .data = demoter->out,
-			       .len_bytes = (uint32_t)len };
-	int rc = ts_store_put(tier->store, &item, 1);
-	int status = rc < 0 ? rc : item.status;
-	ts_tier_count_frame(tier, 1, nr_pages);
-	ts_tier_note_put(engine, tier, status);
-	if (status)
-		ts_frames_unref(&engine->frames, (uint32_t)frame);
-	return status ? status : frame;
-}
-
 /* Swings the words.  A page that was fetched, removed or unmapped meanwhile is not ours to move. */
-static uint64_t publish(struct ts_engine *engine, const struct merge *merge, unsigned from,
-			unsigned to, uint32_t frame)
+static uint64_t publish(struct ts_engine *engine, const struct ts_merge *merge, uint32_t frame)
 {
 	uint64_t nr_moved = 0;
 
-	TS_PHASE(TS_PHASE_DEMOTE);
 	for (uint64_t bits = merge->bits; bits; bits &= bits - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(bits);
 		ts_word word = ts_word_make(TS_AWAY, 0, merge->frames[i]);
@@ -164,31 +143,70 @@ static uint64_t publish(struct ts_engine *engine, const struct merge *merge, uns
 		ts_frames_drop_page(&engine->frames, is_moved ? merge->frames[i] : frame);
 		nr_moved += is_moved;
 	}
-	ts_frames_unref(&engine->frames, frame);
 	return nr_moved;
 }
 
-/* Moves the range around `page` from tier `from` to the first lower one that takes it. */
-static uint64_t move_range(struct ts_demoter *demoter, struct merge *merge, unsigned from)
+/* Puts what was collected and publishes what was stored.  How many pages moved. */
+static uint64_t flush(struct ts_demoter *demoter)
 {
 	struct ts_engine *engine = demoter->engine;
-	const uint8_t *raw = make_contiguous(merge);
+	struct ts_tier *tier = &engine->tiers[demoter->to];
+	uint64_t nr_moved = 0;
 
-	for (unsigned t = from + 1; t < engine->nr_tiers; t++) {
-		/* A frame is never larger than its tier's range; a tier below with a smaller one gets
-		 * its turn when it is the next to admit. */
-		if (!ts_tier_admits(&engine->tiers[t]) ||
-		    engine->tiers[t].range_pages < merge->nr_pages)
-			continue;
-		int64_t frame = store_merged(demoter, merge, &engine->tiers[t], raw);
-		if (frame < 0)
-			continue;
-		uint64_t nr_moved = publish(engine, merge, from, t, (uint32_t)frame);
-		atomic_fetch_add(&engine->tiers[from].nr_demoted_out, nr_moved);
-		atomic_fetch_add(&engine->tiers[t].nr_demoted_in, nr_moved);
-		return nr_moved;
+	if (!demoter->nr_items)
+		return 0;
+	int rc = ts_store_put(tier->store, demoter->items, demoter->nr_items);
+	TS_PHASE(TS_PHASE_DEMOTE);
+	for (unsigned n = 0; n < demoter->nr_items; n++) {
+		struct ts_merge *merge = &demoter->merges[n];
+		uint32_t frame = (uint32_t)demoter->items[n].key;
+		int status = rc < 0 ? rc : demoter->items[n].status;
+		ts_tier_count_frame(tier, 1, (unsigned)__builtin_popcountll(merge->bits));
+		ts_tier_note_put(engine, tier, status);
+		if (!status)
+			nr_moved += publish(engine, merge, frame);
+		ts_frames_unref(&engine->frames, frame);
+		ts_region_leave(merge->region);
 	}
-	return 0;
+	atomic_fetch_add(&engine->tiers[demoter->from].nr_demoted_out, nr_moved);
+	atomic_fetch_add(&tier->nr_demoted_in, nr_moved);
+	demoter->nr_items = 0;
+	demoter->out_used = 0;
+	return nr_moved;
+}
+
+/* Encodes the merged pages as a new frame of the lower tier and adds it to the batch, which is put
+ * when it is full. */
+static uint64_t add_merged(struct ts_demoter *demoter, struct ts_merge *merge)
+{
+	struct ts_engine *engine = demoter->engine;
+	struct ts_tier *tier = &engine->tiers[demoter->to];
+	unsigned nr_pages = (unsigned)__builtin_popcountll(merge->bits);
+	struct ts_codec_setting setting = ts_tier_setting(tier);
+	struct ts_frame_owner owner = { merge->region->id, merge->first_page, merge->bits };
+	const uint8_t *raw = make_contiguous(merge);
+	uint8_t *out = demoter->out + demoter->out_used;
+	size_t cap_bytes = OUT_BYTES - demoter->out_used;
+
+	int len = setting.dict_id ?
+		  ts_encode_with_gain(demoter->encoder, &setting, &owner, raw, out, cap_bytes,
+				      &tier->gain) :
+		  ts_encode(demoter->encoder, &setting, &owner, raw, out, cap_bytes);
+	if (len < 0 || !ts_region_enter(merge->region))
+		return 0;
+	int64_t frame = ts_frames_alloc(&engine->frames, tier->index, nr_pages,
+					atomic_load(&engine->tick));
+	if (frame < 0) {
+		ts_region_leave(merge->region);
+		return 0;
+	}
+	demoter->items[demoter->nr_items] = (struct ts_put){
+		.key = (uint64_t)frame, .data = out, .len_bytes = (uint32_t)len };
+	demoter->merges[demoter->nr_items++] = *merge;
+	demoter->out_used += ((size_t)len + 7) & ~(size_t)7;
+	bool is_full = demoter->nr_items == TS_DEMOTE_BATCH ||
+		       demoter->out_used + TS_FRAME_BYTES_MAX > OUT_BYTES;
+	return is_full ? flush(demoter) : 0;
 }
 
 /* Resident pages that the frame keeps copies of hold it in its tier; they can do without. */
@@ -204,12 +222,12 @@ static void drop_kept_of(struct ts_engine *engine, struct ts_region *region, uin
 	}
 }
 
-/* The range of the tier that frames of this one go to; 0: no tier takes any. */
-static unsigned range_below(const struct ts_engine *engine, unsigned tier)
+/* The tier that frames of this one go to; 0: none takes any. */
+static unsigned tier_below(const struct ts_engine *engine, unsigned tier)
 {
 	for (unsigned t = tier + 1; t < engine->nr_tiers; t++)
 		if (ts_tier_admits(&engine->tiers[t]))
-			return engine->tiers[t].range_pages;
+			return t;
 	return 0;
 }
 
@@ -218,7 +236,7 @@ static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *regio
 			     uint32_t frame, const struct ts_frame_head *head, uint32_t first_page,
 			     unsigned range_pages)
 {
-	struct merge merge = { .region = region, .first_page = first_page, .pages = demoter->raw };
+	struct ts_merge merge = { .region = region, .first_page = first_page, .pages = demoter->raw };
 
 	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - first_page);
 	collect_pages(demoter, &merge, frame, head);
@@ -227,7 +245,7 @@ static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *regio
 	/* Not for a part of a frame, whose other parts must stay decoded. */
 	if (range_pages >= demoter->engine->tiers[tier].range_pages)
 		collect_neighbours(demoter, &merge, tier);
-	return move_range(demoter, &merge, tier);
+	return add_merged(demoter, &merge);
 }
 
 /* The frame is held by a reference.  Where the lower tier's range is smaller, it is cut up. */
@@ -252,31 +270,42 @@ static uint64_t demote_frame(struct ts_demoter *demoter, unsigned tier, uint32_t
 	return nr_moved;
 }
 
+/* Is this frame one to be moved? */
+static bool is_due(struct ts_engine *engine, uint32_t id, unsigned tier, unsigned age_min_ticks)
+{
+	uint32_t entry = id ? ts_frames_load(&engine->frames, id) : 0;
+
+	return ts_frame_is_used(entry) && ts_frame_tier(entry) == tier && ts_frame_refs(entry) &&
+	       ts_frame_age(entry, atomic_load(&engine->tick)) >= age_min_ticks;
+}
+
 uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
 			unsigned nr_max)
 {
 	struct ts_engine *engine = demoter->engine;
 	uint32_t end = atomic_load(&engine->frames.id_end);
-	uint32_t tick = atomic_load(&engine->tick);
 	uint64_t nr_moved = 0;
 	unsigned nr_frames = 0;
 
+	demoter->from = tier;
 	for (uint32_t n = 1; n < end && nr_frames < nr_max; n++) {
-		unsigned range_pages = range_below(engine, tier);
-		if (!range_pages)
+		/* The batch is for one tier; when that is full, what is collected goes first. */
+		unsigned to = tier_below(engine, tier);
+		if (demoter->nr_items && to != demoter->to)
+			nr_moved += flush(demoter);
+		if (!to)
 			break;
+		demoter->to = to;
 		uint32_t id = demoter->hand[tier] % end;
 		demoter->hand[tier] = id + 1;
-		uint32_t entry = id ? ts_frames_load(&engine->frames, id) : 0;
-		if (!ts_frame_is_used(entry) || ts_frame_tier(entry) != tier ||
-		    ts_frame_refs(entry) == 0 || ts_frame_age(entry, tick) < age_min_ticks ||
+		if (!is_due(engine, id, tier, age_min_ticks) ||
 		    !ts_frames_try_ref(&engine->frames, id, tier))
 			continue;
-		nr_moved += demote_frame(demoter, tier, id, range_pages);
+		nr_moved += demote_frame(demoter, tier, id, engine->tiers[to].range_pages);
 		ts_frames_unref(&engine->frames, id);
 		nr_frames++;
 	}
-	return nr_moved;
+	return nr_moved + flush(demoter);
 }
 
 unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_frames)

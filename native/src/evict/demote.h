@@ -12,12 +12,21 @@
 
 #include "core/fetch.h"
 
+struct ts_merge;
+
+enum { TS_DEMOTE_BATCH = 64 };  /* new frames in one put */
+
 struct ts_demoter {
 	struct ts_engine *engine;
 	struct ts_fetch fetch;
 	struct ts_encoder *encoder;
-	uint8_t *raw;      /* pages of the new frame */
-	uint8_t *out;
+	uint8_t *raw;      /* pages of a new frame */
+	uint8_t *out;      /* encoded frames of one put */
+	size_t out_used;
+	unsigned from, to; /* tiers of the batch */
+	unsigned nr_items;
+	struct ts_put items[TS_DEMOTE_BATCH];
+	struct ts_merge *merges;     /* [TS_DEMOTE_BATCH] */
 	uint32_t hand[TS_TIER_MAX];  /* where the sweep of each tier's frames goes on */
 	uint32_t kept_hand;
 };
