@@ -21,7 +21,8 @@
  *    ts_region_discard() after it, or evicted pages come back with their old contents instead of
  *    zeros. Other mappings of the same memfd (vhost-user) are neither tracked nor guarded: a write
  *    through one of them to a page that is being evicted can be lost.
- *  - Pinned pages (VFIO, RDMA) must not lie in a region.
+ *  - Pinned pages (VFIO, RDMA) must not lie in a region, and nor must anything that this library is
+ *    handed: structs, buffers, a store's memory.
  *  - Reads of guest memory by the kernel (a read(2) into it) wait for the fault like any access.
  *
  * Errors.  Functions return 0 or a count; or -errno, or a TS_E* code, all negative.  The calling
@@ -70,7 +71,7 @@ enum {
 	TS_EPERMISSION = -10013,  /* a privilege is missing */
 	TS_ELIMIT = -10014,       /* one of the library's own bounds */
 	TS_ESTATE = -10015,       /* not now: wrong order of calls */
-	TS_EBUSY = -10016,        /* some pages could not be moved; the rest was */
+	TS_EBUSY = -10016,        /* some pages could not be moved; the rest was (not in use) */
 };
 
 /* A static text for any negative result, TS_E* or -errno.  Never NULL. */
@@ -115,7 +116,8 @@ struct ts_engine;
 struct ts_region;
 struct ts_store_ops;
 
-/* A log line for a person; control threads only, never the fault path. */
+/* A log line for a person; control threads only, never the fault path.  May be called with locks
+ * of the engine held: it must not call this library. */
 typedef void (*ts_log_fn)(void *user, int level, const char *text);
 
 enum { TS_LOG_ERROR = 0, TS_LOG_WARNING = 1, TS_LOG_INFO = 2, TS_LOG_DEBUG = 3 };
