@@ -8,8 +8,9 @@
  * go; whoever installs, takes or protects pages shares the gate from its last look at the word
  * (or at the address) to the end of the ioctl.
  *
- * Held for one ioctl, a few microseconds; taken by fault threads, evictors and restorers of one
- * shard, never by the control plane; never while waiting for anything.  Innermost, but for the
+ * Held for one system call, a few microseconds (discard: for 4096 words); taken by fault threads,
+ * evictors and restorers of one shard, and by the control plane for a look at addresses; never
+ * while waiting for anything.  Innermost, but for the
  * kernel's own locks.  The exclusive side does not wait for newcomers: readers of events are rare,
  * installs are short, and both sides yield.
  */
