@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * way_bare.h — the limit: the same codec calls, the same ioctls, the same reads, and nothing of
+ * ours around them.  Leaving: threads that compress range after range.  Coming back (ranges of a
+ * page only): one handler that polls, reads the message, reads the frame from memory or by one
+ * O_DIRECT pread, decompresses and calls UFFDIO_COPY. */
+#ifndef TS_TESTS_WAY_BARE_H
+#define TS_TESTS_WAY_BARE_H
+
+#include <linux/userfaultfd.h>
+#include <lz4.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <zstd.h>
+
+#include "way.h"
+
+enum { BARE_THREADS_MAX = 16, BARE_RANGE_MAX = 256 << 10, BARE_CHUNK = 512 << 10 };
+
+struct bare_frame {
+	uint32_t thread, len;          /* len == range: stored as it is */
+	uint64_t at;
+};
+
+static struct {
+	struct memory *memory;
+	uint64_t range_bytes, nr_ranges;
+	bool is_zstd;
+	unsigned nr_threads;
+	struct bare_frame *frames;
+	unsigned char *out[BARE_THREADS_MAX];  /* each thread's frames, one after the other */
+	_Atomic uint64_t next, stored_bytes;
+	int fd, uffd, stop[2];
+	const char *path;
+	pthread_t handler;
+} bare;
+
+/* ---- Leaving ------------------------------------------------------------------------------ */
+
+static uint32_t bare_encode(ZSTD_CCtx *zstd, const unsigned char *from, unsigned char *to)
+{
+	size_t len, cap = 2 * BARE_RANGE_MAX;
+
+	if (bare.is_zstd)
+		len = ZSTD_compress2(zstd, to, cap, from, bare.range_bytes);
+	else
+		len = (size_t)LZ4_compress_fast((const char *)from, (char *)to,
+						(int)bare.range_bytes, (int)cap, 1);
+	if (len < bare.range_bytes)
+		return (uint32_t)len;
+	memcpy(to, from, bare.range_bytes);
+	return (uint32_t)bare.range_bytes;
+}
+
+static void *bare_encode_run(void *arg)
+{
+	unsigned thread = (unsigned)(uintptr_t)arg;
+	ZSTD_CCtx *zstd = ZSTD_createCCtx();
+	uint64_t at = 0, i;
+
+	CHECK(zstd != NULL);
+	ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, 1);
+	while ((i = atomic_fetch_add(&bare.next, 1)) < bare.nr_ranges) {
+		const unsigned char *from = bare.memory->mem + i * bare.range_bytes;
+		uint32_t len = bare_encode(zstd, from, bare.out[thread] + at);
+
+		bare.frames[i] = (struct bare_frame){ thread, len, at };
+		at += len;
+	}
+	atomic_fetch_add(&bare.stored_bytes, at);
+	ZSTD_freeCCtx(zstd);
+	return NULL;
+}
+
+static void bare_open(const struct measure_args *args, struct memory *memory)
+{
+	size_t out_bytes = memory_bytes(memory) + 2 * BARE_RANGE_MAX;
+
+	bare.memory = memory;
+	bare.range_bytes = arg_number(args, "range", MEASURE_PAGE);
+	bare.nr_ranges = memory_bytes(memory) / bare.range_bytes;
+	bare.is_zstd = arg_is(args, "codec", "zstd");
+	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
+					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
+	bare.path = arg_is(args, "store", "file") ? arg_text(args, "path", NULL) : NULL;
+	bare.frames = calloc(bare.nr_ranges, sizeof(*bare.frames));
+	CHECK(bare.frames != NULL && bare.nr_threads <= BARE_THREADS_MAX);
+	for (unsigned i = 0; i < bare.nr_threads; i++) {
+		bare.out[i] = mmap(NULL, out_bytes, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+		CHECK(bare.out[i] != MAP_FAILED);
+	}
+}
+
+static void bare_leave(void)
+{
+	pthread_t threads[BARE_THREADS_MAX];
+
+	for (unsigned i = 0; i < bare.nr_threads; i++)
+		CHECK_EQ(pthread_create(&threads[i], NULL, bare_encode_run, (void *)(uintptr_t)i),
+			 0);
+	for (unsigned i = 0; i < bare.nr_threads; i++)
+		CHECK_EQ(pthread_join(threads[i], NULL), 0);
+}
+
+/* ---- Coming back -------------------------------------------------------------------------- */
+
+static void bare_serve(const struct uffd_msg *msg, unsigned char *block, unsigned char *raw)
+{
+	uint64_t addr = msg->arg.pagefault.address & ~(uint64_t)(MEASURE_PAGE - 1);
+	uint64_t page = (addr - (uintptr_t)bare.memory->mem) / MEASURE_PAGE;
+	const struct bare_frame *frame = &bare.frames[page];
+	const unsigned char *from = bare.path ? block : bare.out[frame->thread] + frame->at;
+
+	if (bare.path)
+		CHECK_EQ(pread(bare.fd, block, MEASURE_PAGE, (off_t)(page * MEASURE_PAGE)),
+			 MEASURE_PAGE);
+	if (frame->len == MEASURE_PAGE)
+		memcpy(raw, from, MEASURE_PAGE);
+	else if (bare.is_zstd)
+		CHECK_EQ(ZSTD_decompress(raw, MEASURE_PAGE, from, frame->len), MEASURE_PAGE);
+	else
+		CHECK_EQ(LZ4_decompress_safe((const char *)from, (char *)raw, (int)frame->len,
+					     MEASURE_PAGE), MEASURE_PAGE);
+	struct uffdio_copy copy = { .dst = addr, .src = (uintptr_t)raw, .len = MEASURE_PAGE };
+	CHECK_EQ(ioctl(bare.uffd, UFFDIO_COPY, &copy), 0);
+}
+
+static void *bare_handler(void *arg)
+{
+	struct pollfd fds[2] = { { bare.uffd, POLLIN, 0 }, { bare.stop[0], POLLIN, 0 } };
+	unsigned char *buf = aligned_alloc(MEASURE_PAGE, 2 * MEASURE_PAGE);
+
+	(void)arg;
+	CHECK(buf != NULL);
+	while (poll(fds, 2, -1) >= 0 && !fds[1].revents) {
+		struct uffd_msg msg;
+
+		while (read(bare.uffd, &msg, sizeof(msg)) == sizeof(msg))
+			bare_serve(&msg, buf, buf + MEASURE_PAGE);
+	}
+	free(buf);
+	return NULL;
+}
+
+/* Every frame at its page's place in a file, so that a fault is one aligned read. */
+static void bare_write_file(void)
+{
+	unsigned char *chunk = aligned_alloc(MEASURE_PAGE, BARE_CHUNK);
+
+	bare.fd = open(bare.path, O_RDWR | O_CREAT | O_TRUNC | O_DIRECT | O_CLOEXEC, 0600);
+	CHECK(bare.fd >= 0 && chunk != NULL);
+	CHECK_EQ(unlink(bare.path), 0);
+	for (uint64_t i = 0; i < bare.nr_ranges; i++) {
+		const struct bare_frame *frame = &bare.frames[i];
+		uint64_t in_chunk = i * MEASURE_PAGE % BARE_CHUNK;
+
+		memcpy(chunk + in_chunk, bare.out[frame->thread] + frame->at, frame->len);
+		if (in_chunk + MEASURE_PAGE == BARE_CHUNK || i + 1 == bare.nr_ranges)
+			CHECK_EQ(pwrite(bare.fd, chunk, in_chunk + MEASURE_PAGE,
+					(off_t)(i * MEASURE_PAGE - in_chunk)),
+				 in_chunk + MEASURE_PAGE);
+	}
+	CHECK_EQ(fsync(bare.fd), 0);
+	free(chunk);
+}
+
+static void bare_settle(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)bare.memory->mem, memory_bytes(bare.memory) },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	if (bare.range_bytes != MEASURE_PAGE)
+		return;
+	if (bare.path)
+		bare_write_file();
+	if (bare.memory->memfd >= 0)
+		CHECK_EQ(fallocate(bare.memory->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				   0, (off_t)memory_bytes(bare.memory)), 0);
+	else
+		CHECK_EQ(madvise(bare.memory->mem, memory_bytes(bare.memory), MADV_DONTNEED), 0);
+	bare.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	CHECK(bare.uffd >= 0);
+	CHECK_EQ(ioctl(bare.uffd, UFFDIO_API, &api), 0);
+	CHECK_EQ(ioctl(bare.uffd, UFFDIO_REGISTER, &reg), 0);
+	CHECK_EQ(pipe2(bare.stop, O_CLOEXEC), 0);
+	CHECK_EQ(pthread_create(&bare.handler, NULL, bare_handler, NULL), 0);
+}
+
+static void bare_report(void)
+{
+	json_number("stored_bytes", (double)bare.stored_bytes);
+}
+
+static void bare_close(void)
+{
+	if (bare.range_bytes != MEASURE_PAGE)
+		return;
+	CHECK_EQ(write(bare.stop[1], "x", 1), 1);
+	CHECK_EQ(pthread_join(bare.handler, NULL), 0);
+	CHECK_EQ(close(bare.uffd), 0);
+	if (bare.path)
+		CHECK_EQ(close(bare.fd), 0);
+}
+
+static const struct way way_bare = { bare_open, bare_leave, bare_settle, bare_report, bare_close };
+
+#endif
