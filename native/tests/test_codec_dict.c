@@ -19,9 +19,9 @@ extern void *__libc_malloc(size_t len);
 extern void *__libc_calloc(size_t nr, size_t len);
 extern void *__libc_realloc(void *old, size_t len);
 extern void *__libc_memalign(size_t align, size_t len);
-void *malloc(size_t len);
-void *calloc(size_t nr, size_t len);
-void *realloc(void *old, size_t len);
+__attribute__((visibility("default"))) void *malloc(size_t len);
+__attribute__((visibility("default"))) void *calloc(size_t nr, size_t len);
+__attribute__((visibility("default"))) void *realloc(void *old, size_t len);
 void *aligned_alloc(size_t align, size_t len);
 
 static atomic_ulong nr_allocations;

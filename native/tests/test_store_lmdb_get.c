@@ -15,9 +15,9 @@ static void gets_allocate_nothing(void)
 extern void *__libc_malloc(size_t len);
 extern void *__libc_calloc(size_t nr, size_t len);
 extern void *__libc_realloc(void *old, size_t len);
-void *malloc(size_t len);
-void *calloc(size_t nr, size_t len);
-void *realloc(void *old, size_t len);
+__attribute__((visibility("default"))) void *malloc(size_t len);
+__attribute__((visibility("default"))) void *calloc(size_t nr, size_t len);
+__attribute__((visibility("default"))) void *realloc(void *old, size_t len);
 
 static unsigned long nr_allocations;
 

@@ -210,7 +210,7 @@ enum ts_serve {
 				* touches: a system call on an evicted page fails with EFAULT, and
 				* so does KVM_RUN.  The handler must stay installed, and no thread
 				* that touches the region may block SIGBUS.  Anonymous memory
-				* only. */
+				* only, and some fifteen such regions an engine. */
 };
 
 enum ts_restore {

@@ -2,10 +2,10 @@
  *
  * demote.c — frames down the ladder (demote.h).
  *
- * New frames are collected and put together: to a store a put is a transaction, or a write.  Between
- * the look at a page's word and its swing the old frame may die, but its id is not reused, for it is
- * the keeper, this very thread, that frees ids: a word that still names the old frame names the same
- * contents.
+ * New frames are collected and put together: to a store a put is a transaction, or a write.
+ * Between the look at a page's word and its swing the old frame may die, but its id is not reused,
+ * for it is the keeper, this very thread, that frees ids: a word that still names the old frame
+ * names the same contents.
  */
 #include "evict/demote.h"
 
@@ -236,7 +236,9 @@ static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *regio
 			     uint32_t frame, const struct ts_frame_head *head, uint32_t first_page,
 			     unsigned range_pages)
 {
-	struct ts_merge merge = { .region = region, .first_page = first_page, .pages = demoter->raw };
+	struct ts_merge merge = { .region = region,
+				  .first_page = first_page,
+				  .pages = demoter->raw };
 
 	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - first_page);
 	collect_pages(demoter, &merge, frame, head);

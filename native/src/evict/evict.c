@@ -242,7 +242,8 @@ void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,
 	ts_evict_put(evictor, batch, tally);
 	uint32_t nr_failed = batch->nr_failed;
 	release(evictor, batch);
-	/* Published, and taken back because their RAM could not be released: not evicted after all. */
+	/* Published, and taken back because their RAM could not be released: not evicted after
+	 * all. */
 	uint64_t nr_back = batch->nr_failed - nr_failed;
 	atomic_fetch_sub(&batch->region->counters.nr_evicted, nr_back);
 	atomic_fetch_sub(&tally->nr_evicted, nr_back);

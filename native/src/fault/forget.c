@@ -44,8 +44,9 @@ static ts_word forgotten(ts_word word, bool is_unmapped)
 		/* RELEASING stays: the evictor is not done with the RAM. */
 		return ts_word_make(TS_ZERO, word & TS_WORD_RELEASING, 0);
 	case TS_RESIDENT:
-		/* The zap is still to come, and nobody tells when it has happened: a page that is taken
-		 * in between would bring its old contents back.  If it stays, a scan finds it. */
+		/* The zap is still to come, and nobody tells when it has happened: a page that is
+		 * taken in between would bring its old contents back.  If it stays, a scan finds
+		 * it. */
 	case TS_LEAVING:
 		return ts_word_make(TS_ZERO, 0, 0);
 	case TS_GONE:
@@ -106,7 +107,8 @@ static void handle_remap(struct ts_engine *engine, struct ts_shard *shard, uint6
 	forget_range(engine, shard, from, from + len_bytes, true);
 }
 
-/* Who waits at an address that is gone would wait for ever: installs go to the new one, or nowhere. */
+/* Who waits at an address that is gone would wait for ever: installs go to the new one, or
+ * nowhere. */
 static void handle_event(struct ts_engine *engine, struct ts_shard *shard,
 			 const struct uffd_msg *msg)
 {

@@ -18,12 +18,12 @@ struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page);
 struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page);
 /* Lifts a write protection and wakes; 0 or -errno. */
 int ts_install_unguard(struct ts_shard *shard, uint32_t page);
-/* A fault at an address that is registered here and belongs to no page: zeros (anonymous memory), or
- * poison where zeros could be wrong. */
+/* A fault at an address that is registered here and belongs to no page: zeros (anonymous memory),
+ * or poison where zeros could be wrong. */
 void ts_install_unknown(struct ts_shard *shard, uint64_t addr);
 void ts_install_wake(struct ts_shard *shard, uint32_t page);
-/* After the end of COMING: wakes once more if messages were ignored since nr_ignored was read, which
- * was before the install. */
+/* After the end of COMING: wakes once more if messages were ignored since nr_ignored was read,
+ * which was before the install. */
 void ts_install_settle(struct ts_shard *shard, uint32_t page, uint32_t nr_ignored);
 
 /* COMING from a frame -> `to`; the frame loses the page. */

@@ -235,8 +235,8 @@ static enum ts_serve_outcome serve_fill(struct ts_serve_ctx *ctx, struct ts_shar
 	return TS_SERVED;
 }
 
-/* A write met the guard of a memfd page whose eviction was cut short because the guest gave the page up;
- * it may be there still. */
+/* A write met the guard of a memfd page whose eviction was cut short because the guest gave the
+ * page up; it may be there still. */
 static enum ts_serve_outcome serve_fill_guarded(struct ts_shard *shard, uint32_t page, ts_word word)
 {
 	ts_word_slot *slot = &shard->region->words[page];

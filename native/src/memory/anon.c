@@ -36,7 +36,8 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 {
 	unsigned end = i + nr_pages, nr_retries = 0;
 
-	/* MOVE takes from any mapping, and after a munmap the next one at this address is not ours. */
+	/* MOVE takes from any mapping, and after a munmap the next one at this address is not
+	 * ours. */
 	if (ts_uffd_is_changing(shard->uffd))
 		return;
 	while (i < end) {

@@ -155,7 +155,8 @@ int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
 	return ts_sys_ioctl(TS_SITE_IOCTL_WP, uffd, UFFDIO_WRITEPROTECT, &wp);
 }
 
-/* COPY looks for events before it looks at what it is asked to do, which here is nothing (EINVAL). */
+/* COPY looks for events before it looks at what it is asked to do, which here is nothing
+ * (EINVAL). */
 bool ts_uffd_is_changing(int uffd)
 {
 	struct uffdio_copy nothing = { 0 };

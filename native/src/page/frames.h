@@ -32,7 +32,8 @@ struct ts_frames {
 	uint32_t hand;               /* where the next search starts; guarded by lock */
 	_Atomic uint32_t id_end; /* no id >= this was ever used: the keeper's sweeps stop there */
 	_Atomic uint32_t nr_used;
-	_Atomic uint64_t nr_pages[TS_TIER_MAX]; /* whose words name a frame of the tier, KEPT aside */
+	/* By tier: pages whose words name one of its frames, KEPT aside. */
+	_Atomic uint64_t nr_pages[TS_TIER_MAX];
 	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */
 
 	/* Dead frames on their way to the keeper: a bounded ring that any thread may push to.
@@ -64,9 +65,9 @@ void ts_frames_unref(struct ts_frames *frames, uint32_t id);
 struct ts_dead_frame {
 	uint32_t id, entry;
 };
-/* The same for a page that is away in the frame, which is counted as well: its word is about to name
- * the frame; names it no more; is RESIDENT again, and the frame only keeps a copy (the reference
- * stays).  Any thread, also on the fault path. */
+/* The same for a page that is away in the frame, which is counted as well: its word is about to
+ * name the frame; names it no more; is RESIDENT again, and the frame only keeps a copy (the
+ * reference stays).  Any thread, also on the fault path. */
 void ts_frames_add_page(struct ts_frames *frames, uint32_t id);
 void ts_frames_drop_page(struct ts_frames *frames, uint32_t id);
 void ts_frames_keep_page(struct ts_frames *frames, uint32_t id);

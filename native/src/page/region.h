@@ -36,11 +36,11 @@ struct ts_shard {
 	/* Changed with the gate closed, read with the gate shared. */
 	unsigned nr_extents;
 	struct ts_extent extents[TS_EXTENT_MAX];
-	/* Messages ignored because their page was COMING.  Its owner wakes it with the install; but a
-	 * page that is dropped again between install and the end of COMING faults again, and that
+	/* Messages ignored because their page was COMING.  Its owner wakes it with the install; but
+	 * a page that is dropped again between install and the end of COMING faults again, and that
 	 * message is ignored, too.  So the owner compares before and after, and wakes once more. */
 	_Atomic uint32_t nr_ignored;
-	bool has_lost_track;  /* a part moved to where the bound on extents kept us from following */
+	bool has_lost_track; /* a part moved to where the bound on extents kept us from following */
 	/* The ranges that the last faults fell in, for the restore rule; racy on purpose. */
 	_Atomic uint32_t recent_ranges[4];
 	_Atomic uint32_t recent_hand;

@@ -24,10 +24,12 @@ static int find_memfd(const struct ts_probe *probe, const char *region_name,
 		      const struct ts_tracker_ops **tracker_out)
 {
 	*tracker_out = &ts_tracker_zap_ops;
-	return zap_works(probe) ? 0 :
-	       ts_fail(TS_EUNSUPPORTED, "%s: tracker zap: kernel %s lacks PAGEMAP_SCAN or userfaultfd "
-		       "write-protection of shared memory; Linux 6.7 or later has both", region_name,
-		       probe->kernel_release);
+	if (zap_works(probe))
+		return 0;
+	return ts_fail(TS_EUNSUPPORTED,
+		       "%s: tracker zap: kernel %s lacks PAGEMAP_SCAN or userfaultfd "
+		       "write-protection of shared memory; Linux 6.7 or later has both",
+		       region_name, probe->kernel_release);
 }
 
 static int find_anon(const struct ts_probe *probe, const char *region_name,
@@ -52,8 +54,8 @@ int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct 
 	if (wanted == TS_TRACKER_RWP)
 		return ts_fail(TS_EUNSUPPORTED, "%s: tracker rwp: not in this version; use auto",
 			       region_name);
-	return ts_fail(TS_ECONFIG, "%s: tracker %s does not work on %s memory; use auto", region_name,
-		       wanted == TS_TRACKER_ZAP ? "zap" : "wp",
+	return ts_fail(TS_ECONFIG, "%s: tracker %s does not work on %s memory; use auto",
+		       region_name, wanted == TS_TRACKER_ZAP ? "zap" : "wp",
 		       memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
 }
 
@@ -68,8 +70,8 @@ static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
 	return nr_extents;
 }
 
-/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and not across
- * a huge page's end, for a call on part of a huge page would split it.  The gate is held. */
+/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and not
+ * across a huge page's end, for a call on part of a huge page would split it.  The gate is held. */
 static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
 {
 	uint32_t run = 0, n = 0;
@@ -77,15 +79,16 @@ static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, 
 	uint64_t to_boundary = HUGE_PAGES - (addr >> TS_PAGE_SHIFT) % HUGE_PAGES;
 
 	run = TS_MIN(TS_MIN(run, end - page), (uint32_t)to_boundary);
-	while (addr && n < run && !ts_word_is(ts_word_load(&shard->region->words[page + n]), TS_GONE))
+	while (addr && n < run &&
+	       !ts_word_is(ts_word_load(&shard->region->words[page + n]), TS_GONE))
 		n++;
 	*addr_out = addr;
 	return n;
 }
 
-/* The gate is shared during the call (30 us for a mapped 2 MiB), and nothing is done while an event is
- * under way: what is mapped at an address that the guest has unmapped may be anything, and is not ours
- * to zap.  A page that is left out counts as touched. */
+/* The gate is shared during the call (30 us for a mapped 2 MiB), and nothing is done while an event
+ * is under way: what is mapped at an address that the guest has unmapped may be anything, and is
+ * not ours to zap.  A page that is left out counts as touched. */
 static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end)
 {
 	struct ts_region *region = shard->region;

@@ -39,7 +39,8 @@ struct ts_tracker_ops {
 extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops;
 
 /* The tracker for this memory: the one asked for, or the best there is.  Else TS_EUNSUPPORTED (this
- * kernel) or TS_ECONFIG (never on such memory); ts_last_error() names region_name and the reason. */
+ * kernel) or TS_ECONFIG (never on such memory); ts_last_error() names region_name and the
+ * reason. */
 int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct ts_probe *probe,
 		    const char *region_name, const struct ts_tracker_ops **tracker_out);
 

@@ -6,7 +6,8 @@
 #include <pthread.h>
 
 /* Starts a thread that takes none of the process's signals (the host's handlers have no business on
- * it), under a name of which the kernel keeps 15 characters.  0, or -errno with ts_last_error() set. */
+ * it), under a name of which the kernel keeps 15 characters.  0, or -errno with ts_last_error()
+ * set. */
 int ts_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *arg);
 
 /* A condition whose timed waits count in CLOCK_MONOTONIC. */
