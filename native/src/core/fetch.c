@@ -90,8 +90,8 @@ void ts_fetch_release(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 	fetch->nr_busy--;
 }
 
-/* Any errno: what a store or a network says may have a reason that is gone by now, and the other way is
- * to lose the page.  That a frame is not there, or wrong, does not pass. */
+/* Any errno: what a store or a network says may have a reason that is gone by now, and the other
+ * way is to lose the page.  That a frame is not there, or wrong, does not pass. */
 static bool may_pass(int status)
 {
 	return status < 0 && status > TS_EFULL;

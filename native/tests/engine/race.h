@@ -2,8 +2,8 @@
  *
  * race.h — a small guest, barriers, and threads that must come back: what the tests of races share.
  *
- * A test parks one thread of the engine at a phase (util/hook.h), lets other threads act, releases the
- * first and then asks: is everybody back, is every page what the guest last made of it, do the
+ * A test parks one thread of the engine at a phase (util/hook.h), lets other threads act, releases
+ * the first and then asks: is everybody back, is every page what the guest last made of it, do the
  * statistics add up?  A thread that is not back within seconds is asleep for ever: a failure.
  */
 #ifndef TS_TESTS_RACE_H

@@ -35,8 +35,8 @@ static void prefetched(void) { AT_EACH_PHASE(do_prefetch); }
 static void detached(void) { AT_EACH_PHASE(do_detach); }
 static void detached_while_faulting(void) { AT_EACH_PHASE(do_read, do_detach, do_read); }
 
-/* Which pages leave is decided by the evictor that the rest is parked behind: here it is the cancelled
- * page alone that must not have left. */
+/* Which pages leave is decided by the evictor that the rest is parked behind: here it is the
+ * cancelled page alone that must not have left. */
 static void cancelled_page_stays(void)
 {
 	for (int is_memfd = 0; is_memfd < 2; is_memfd++) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_race_fault.c — a handler is parked with a page in its hands, or the reader of an event with the
- * event, while others want the same page. */
+ * test_race_fault.c — a handler is parked with a page in its hands, or the reader of an event with
+ * the event, while others want the same page. */
 #include "race.h"
 
 static const int fault_phases[] = { TS_PHASE_FAULT_CLAIMED, TS_PHASE_FAULT_GOT,
@@ -50,8 +50,8 @@ static void waiter_of_an_unmapped_page_dies(void)
 	}
 }
 
-/* The event is read and the guest may go on, but no word says so yet.  Everything that touches words or
- * addresses has to wait; nothing may slip through. */
+/* The event is read and the guest may go on, but no word says so yet.  Everything that touches
+ * words or addresses has to wait; nothing may slip through. */
 static void at_the_event(race_fn first, bool is_away, const race_fn *others, unsigned nr_others)
 {
 	struct race race = { .options.restore = TS_RESTORE_PAGE };

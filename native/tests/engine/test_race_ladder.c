@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_race_ladder.c — what happens to pages that are out: demotion, kept copies, probation; and the
- * end of everything while all of it goes on. */
+ * test_race_ladder.c — what happens to pages that are out: demotion, kept copies, probation; and
+ * the end of everything while all of it goes on. */
 #include "race.h"
 
 typedef bool (*stats_fn)(const struct ts_stats *stats);
@@ -197,7 +197,8 @@ static void close_in_flight(void)
 	}
 }
 
-/* Nobody tells when the zap that was announced has happened: what is evicted between must not come back. */
+/* Nobody tells when the zap that was announced has happened: what is evicted between must not come
+ * back. */
 static void given_up_again_and_again(void)
 {
 	struct race race = { .options.restore = TS_RESTORE_PAGE };
