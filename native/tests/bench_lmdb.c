@@ -3,19 +3,23 @@
  * bench_lmdb.c — what the store "lmdb" costs beside the bare library with the same settings: puts
  * in batches, gets from the page cache, gets through the thread that the engine gives it, gets
  * from the disk; and what frames of different lengths cost in pages.
- * Usage: bench_lmdb [megabytes] [frame length] [folder] */
+ * Usage: bench_lmdb [--json] [megabytes] [frame length] [folder]
+ * With --json: puts and gets alone, as one object, for the bench suite. */
 #include <errno.h>
 #include <fcntl.h>
 #include <lmdb.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "bench/measure.h"
 #include "storekit.h"
 #include "util/base.h"
 
 enum { BATCH = 64, NR_GETS = 20000, NR_COLD_GETS = 2000, LEAF_MAX = 2024 };
 
+static bool is_json;
 static char root[128] = "/tmp/bench_lmdb.dir";
 static uint64_t map_bytes, nr_frames;
 static uint32_t len_bytes;
@@ -29,9 +33,21 @@ static int compare_u64(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+static void json_figure(const char *what, const char *figure, double value)
+{
+	char name[64];
+
+	snprintf(name, sizeof(name), "%s %s", what, figure);
+	json_number(name, value);
+}
+
 static void print_times(const char *what, size_t nr_times)
 {
 	qsort(times_ns, nr_times, sizeof(times_ns[0]), compare_u64);
+	if (is_json) {
+		json_figure(what, "p50_ns", (double)times_ns[nr_times / 2]);
+		return;
+	}
 	printf("%-28s p50 %8.2f us   p99 %8.2f us\n", what, (double)times_ns[nr_times / 2] / 1e3,
 	       (double)times_ns[nr_times * 99 / 100] / 1e3);
 }
@@ -40,6 +56,10 @@ static void print_rate(const char *what, ts_mono_ns start_ns)
 {
 	double seconds = (double)(ts_now_ns() - start_ns) / 1e9;
 
+	if (is_json) {
+		json_figure(what, "mb_per_s", (double)nr_frames * len_bytes / 1e6 / seconds);
+		return;
+	}
 	printf("%-28s %8.2f us a frame   %8.0f MB/s\n", what, seconds * 1e6 / (double)nr_frames,
 	       (double)nr_frames * len_bytes / 1e6 / seconds);
 }
@@ -223,7 +243,7 @@ static void through_the_store(void)
 	CHECK_EQ(ts_store_open("lmdb", NULL, "", &config, &store), 0);
 	store_get_some(store, "get, store, by a thread", NR_GETS);
 	ts_store_close(store);
-	if (len_bytes < LEAF_MAX)
+	if (is_json || len_bytes < LEAF_MAX)
 		return; /* frames that lie in leaf pages are read by the open itself */
 	cache_drop(path);
 	CHECK_EQ(ops->open(&config, &store), 0);
@@ -259,6 +279,9 @@ int main(int argc, char **argv)
 {
 	static const uint32_t lengths[] = { 200, 700, 1000, 1340, 1400, 2022, 2030, 3000, 4080,
 					    4081, 5500, 8176, 16000, 20000, 65536 };
+	is_json = argc > 1 && strcmp(argv[1], "--json") == 0;
+	argc -= is_json;
+	argv += is_json;
 	uint64_t megabytes = argc > 1 ? strtoull(argv[1], NULL, 10) : 128;
 
 	len_bytes = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 1600;
@@ -269,9 +292,15 @@ int main(int argc, char **argv)
 	map_bytes = nr_frames * (2 * (uint64_t)len_bytes + 8192);
 	for (unsigned i = 0; i < BATCH; i++)
 		content_fill(batch_data[i], KIT_FRAME_MAX, i, 0);
-	printf("%llu frames of %u bytes\n", (unsigned long long)nr_frames, len_bytes);
+	if (!is_json)
+		printf("%llu frames of %u bytes\n", (unsigned long long)nr_frames, len_bytes);
 	bare();
 	through_the_store();
+	if (is_json) {
+		json_end(nr_frames);
+		folders_remove();
+		return 0;
+	}
 	for (size_t i = 0; i < TS_ARRAY_LEN(lengths); i++)
 		print_pages(lengths[i]);
 	folders_remove();

@@ -16,9 +16,15 @@
 
 static void report_touches(const struct memory *memory, struct span span, uint32_t *ns)
 {
-	double nr = (double)memory->nr_pages;
+	double nr = (double)memory->nr_pages, sum_ns = 0;
+	uint32_t most_ns = percentile_ns(ns, memory->nr_pages, 0.99);
 
-	json_number("touch_ns_per_page", (double)span.wall_ns / nr);
+	/* What another process took from us shows in a few touches: they count as the 99th
+	 * percentile.  The uncut figure stands beside it. */
+	for (uint64_t i = 0; i < memory->nr_pages; i++)
+		sum_ns += ns[i] < most_ns ? ns[i] : most_ns;
+	json_number("touch_ns_per_page", sum_ns / nr);
+	json_number("touch_wall_ns_per_page", (double)span.wall_ns / nr);
 	json_number("touch_cpu_ns_per_page", (double)span.cpu_ns / nr);
 	json_number("touch_p50_ns", percentile_ns(ns, memory->nr_pages, 0.5));
 	json_number("touch_p90_ns", percentile_ns(ns, memory->nr_pages, 0.9));
