@@ -65,9 +65,9 @@ static uint32_t restore_pass(struct ts_tool *tool, struct ts_region *region, uin
 		nr_left++;
 		/* A page on probation comes back by itself or by its evictor; a prefetch that takes
 		 * it out of the staging area is right, too. */
-		ts_serve_page(&tool->serve, ts_region_shard(region, page), page,
-			      TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns());
-		if (tool->serve.fetch.nr_busy == DEPTH)
+		while (ts_serve_page(&tool->serve, ts_region_shard(region, page), page,
+				     TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns()) ==
+			       TS_SERVE_LATER && tool->serve.fetch.nr_busy)
 			ts_serve_reap(&tool->serve, 100);
 		tool->serve.nr_later = 0;  /* the next pass finds them */
 	}

@@ -353,6 +353,13 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	ts_fetch_release(&ctx->fetch, slot);
 }
 
+/* A slow tier leaves a quarter of the slots to the others. */
+static bool is_crowded(const struct ts_fetch *fetch, unsigned tier)
+{
+	return fetch->engine->nr_tiers > 1 &&
+	       fetch->nr_busy_tier[tier] >= fetch->depth - fetch->depth / 4;
+}
+
 static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shard *shard,
 					uint32_t page, uint32_t flags, ts_mono_ns start_ns,
 					ts_word word)
@@ -363,6 +370,9 @@ static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shar
 	if (flags & TS_SERVE_GUARDED)
 		return wake_stale(shard, page);  /* punched meanwhile: it comes back as MISSING */
 	if (ctx->nr_later + ctx->fetch.nr_busy >= TS_FAULT_DEPTH_MAX)
+		return TS_SERVE_LATER;
+	unsigned tier = ts_frame_tier(ts_frames_load(&ctx->engine->frames, frame));
+	if (is_crowded(&ctx->fetch, tier))
 		return TS_SERVE_LATER;
 	struct ts_fetch_slot *slot = ts_fetch_acquire(&ctx->fetch);
 	if (!slot)
