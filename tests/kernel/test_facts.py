@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the running kernel do what the code relies on?  `./dev kernel` runs this.
+"""Does the running kernel do what the code relies on?
 
 The facts are the programs of native/tests/kernel, one behaviour each.  tests/native runs them with
 all other C tests and lets them skip; here a skip must be excused.  On Linux 6.18 or later, as root,
