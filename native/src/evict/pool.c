@@ -106,12 +106,20 @@ void ts_evict_pool_return(struct ts_evict_pool *pool, struct ts_region *region)
 
 /* ---- Jobs ------------------------------------------------------------------------------- */
 
-static struct job *take_job_locked(struct ts_evict_pool *pool, uint32_t *chunk_out)
+/* A chunk, and with it as many pages of the job's bound as it may need; what it does not need goes
+ * back.  So all threads together keep to the bound, and no chunk is taken without pages for it. */
+static struct job *take_job_locked(struct ts_evict_pool *pool, uint32_t *chunk_out,
+				   uint32_t *pages_out)
 {
 	for (struct job *job = pool->jobs; job; job = job->next) {
-		if (job->next_chunk == job->nr_chunks || atomic_load(&job->pages_left) <= 0)
+		int64_t pages_left = atomic_load(&job->pages_left);
+		if (job->next_chunk == job->nr_chunks || pages_left <= 0)
 			continue;
 		*chunk_out = (job->first_chunk + job->next_chunk++) % job->nr_chunks;
+		uint32_t chunk_pages = TS_MIN(job->region->nr_pages - *chunk_out * TS_CHUNK_PAGES,
+					      (uint32_t)TS_CHUNK_PAGES);
+		*pages_out = (uint32_t)TS_MIN(pages_left, (int64_t)chunk_pages);
+		atomic_fetch_sub(&job->pages_left, *pages_out);
 		job->nr_workers++;
 		return job;
 	}
@@ -124,24 +132,25 @@ static bool is_over(const struct job *job)
 	       (job->next_chunk == job->nr_chunks || atomic_load(&job->pages_left) <= 0);
 }
 
-static void evict_chunk(struct pool_thread *thread, struct job *job, uint32_t chunk)
+static void evict_chunk(struct pool_thread *thread, struct job *job, uint32_t chunk,
+			uint32_t nr_pages)
 {
 	struct ts_region *region = job->region;
-	int64_t pages_left = atomic_load(&job->pages_left);
 	bool is_blocked;
 
-	if (pages_left <= 0 || atomic_load(&region->is_draining))
+	if (atomic_load(&region->is_draining))
 		return;
-	struct ts_batch *batch = ts_batch_claim(
-		&thread->evictor, region, chunk * TS_CHUNK_PAGES, job->age_min,
-		(uint32_t)TS_MIN(pages_left, (int64_t)TS_CHUNK_PAGES), &is_blocked);
+	struct ts_batch *batch =
+		ts_batch_claim(&thread->evictor, region, chunk * TS_CHUNK_PAGES, job->age_min,
+			       nr_pages, &is_blocked);
+	unsigned nr_claimed = batch ? ts_pageset_count(&batch->owned) : 0;
+	/* Blocked: all segments are on probation, enough for now. */
 	if (is_blocked)
-		atomic_store(&job->pages_left,
-			     0); /* all segments are on probation: enough for now */
+		atomic_store(&job->pages_left, 0);
+	else
+		atomic_fetch_add(&job->pages_left, nr_pages - nr_claimed);
 	if (!batch)
 		return;
-	unsigned nr_claimed = ts_pageset_count(&batch->owned);
-	atomic_fetch_sub(&job->pages_left, nr_claimed);
 	ts_bump(&job->tally.nr_claimed, nr_claimed);
 	ts_batch_take(&thread->evictor, batch);
 	if (region->memory->has_probation && region->tracker->needs_probation &&
@@ -160,17 +169,17 @@ static bool work_locked(struct pool_thread *thread, uint64_t *next_due_ns)
 {
 	struct ts_evict_pool *pool = thread->pool;
 	struct ts_evict_tally ignored = { 0 };
-	uint32_t chunk;
+	uint32_t chunk, nr_pages;
 
 	struct ts_batch *batch = take_due_locked(pool, ts_now_ns(), next_due_ns);
-	struct job *job = batch ? NULL : take_job_locked(pool, &chunk);
+	struct job *job = batch ? NULL : take_job_locked(pool, &chunk, &nr_pages);
 	if (!batch && !job)
 		return false;
 	pthread_mutex_unlock(&pool->lock);
 	if (batch)
 		ts_batch_store(&thread->evictor, batch, &ignored);
 	else
-		evict_chunk(thread, job, chunk);
+		evict_chunk(thread, job, chunk, nr_pages);
 	pthread_mutex_lock(&pool->lock);
 	if (job && (job->nr_workers--, is_over(job)))
 		pthread_cond_broadcast(&pool->done);
