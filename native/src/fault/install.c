@@ -10,6 +10,17 @@ enum {
 	PROMOTE_REFAULTS = 2,
 };
 
+/* Zeros at an address.  The shared zero page would keep the kernel from making a huge page of this one
+ * and its neighbours, as long as a userfaultfd is there. */
+static struct ts_uffd_result install_zeros(struct ts_shard *shard, uint64_t addr)
+{
+	static const _Alignas(TS_PAGE_BYTES) uint8_t zeros[TS_PAGE_BYTES];
+
+	return shard->region->has_collapse ?
+	       ts_uffd_copy(shard->uffd, addr, zeros, sizeof(zeros)) :
+	       ts_uffd_zeropage(shard->uffd, addr);
+}
+
 struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents)
 {
 	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
@@ -17,7 +28,7 @@ struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, con
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr && (ts_word_load(&shard->region->words[page]) & TS_WORD_REMOVED))
-		result = ts_uffd_zeropage(shard->uffd, addr);
+		result = install_zeros(shard, addr);
 	else if (addr)
 		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
 	ts_gate_unshare(&shard->gate);
@@ -31,7 +42,7 @@ struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
-		result = ts_uffd_zeropage(shard->uffd, addr);
+		result = install_zeros(shard, addr);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }

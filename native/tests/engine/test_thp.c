@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_thp.c — transparent huge pages: evictions split them, contents stay right, and the option
+ * `collapse` makes huge pages again of what has come back. */
+#include <inttypes.h>
+
+#include "guest.h"
+#include "os/uapi.h"
+
+enum { HUGE_PAGES = 512, NR = 8 * HUGE_PAGES };
+
+static size_t bytes(uint64_t nr_pages) { return nr_pages * GUEST_PAGE; }
+
+/* AnonHugePages of the mapping that holds addr, in bytes. */
+static uint64_t huge_bytes(const void *addr)
+{
+	uint64_t low, high, kib = 0;
+	bool is_inside = false;
+	char line[512];
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+
+	CHECK(smaps != NULL);
+	while (fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &low, &high) == 2)
+			is_inside = (uintptr_t)addr >= low && (uintptr_t)addr < high;
+		if (is_inside && sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1)
+			break;
+	}
+	fclose(smaps);
+	return kib << 10;
+}
+
+/* false: this kernel makes no huge pages. */
+static bool begin(struct guest *guest, bool collapse)
+{
+	*guest = (struct guest){ 0 };
+	guest_map(guest, NR, false);
+	CHECK_EQ(madvise(guest->mem, bytes(NR), MADV_DONTNEED), 0);
+	if (madvise(guest->mem, bytes(NR), MADV_HUGEPAGE))
+		return false;
+	for (uint64_t page = 0; page < NR; page++)
+		guest_fill(guest, page, 0);
+	/* Faults alone may have found no huge page free. */
+	if (huge_bytes(guest->mem) < bytes(NR))
+		(void)madvise(guest->mem, bytes(NR), MADV_COLLAPSE);
+	if (huge_bytes(guest->mem) < bytes(NR))
+		return false;
+	guest_open(guest);
+	guest_add_ladder(guest);
+	CHECK_EQ(ts_engine_start(guest->engine), 0);
+	guest_attach(guest, (struct ts_region_options){ .collapse = collapse });
+	CHECK_EQ(huge_bytes(guest->mem), bytes(NR));
+	return true;
+}
+
+static void scan(struct guest *guest)
+{
+	struct ts_scan_result result = { .size = sizeof(result) };
+
+	CHECK_EQ(ts_region_scan(guest->region, &result), 0);
+}
+
+static void partial(void)
+{
+	struct guest guest;
+
+	if (!begin(&guest, false))
+		SKIP("no transparent huge pages to be had");
+	/* 100 pages of the first huge page alone. */
+	struct ts_evict_result result = guest_evict(&guest, bytes(100), 0, true);
+	CHECK_EQ(result.nr_claimed, 100);
+	CHECK_EQ(result.nr_evicted, 100);
+	uint64_t huge = huge_bytes(guest.mem);
+	CHECK_EQ(huge, bytes(NR - HUGE_PAGES));
+	guest_check_all(&guest);
+	/* One page of each huge page stays warm, and is all that stays. */
+	for (unsigned round = 0; round < 3; round++) {
+		CHECK_EQ(ts_region_deactivate(guest.region), 0);
+		for (uint64_t page = 7; page < NR; page += HUGE_PAGES) {
+			uint32_t version = atomic_fetch_add(&guest.versions[page], 1) + 1;
+			guest_fill(&guest, page, version);
+		}
+		scan(&guest);
+	}
+	guest_evict(&guest, bytes(NR), 1, true);
+	CHECK(guest_stats(&guest)->nr_resident >= NR / HUGE_PAGES);
+	CHECK(guest_stats(&guest)->nr_resident <= NR / 4);
+	CHECK_EQ(huge_bytes(guest.mem), 0);
+	guest_check_all(&guest);
+	guest_close(&guest);
+}
+
+/* Deactivate and scan alone leave huge pages whole: a guest that is never evicted pays nothing. */
+static void scans_keep(void)
+{
+	struct guest guest;
+
+	if (!begin(&guest, false))
+		SKIP("no transparent huge pages to be had");
+	for (unsigned round = 0; round < 3; round++) {
+		CHECK_EQ(ts_region_deactivate(guest.region), 0);
+		guest_check_all(&guest);
+		scan(&guest);
+	}
+	CHECK_EQ(huge_bytes(guest.mem), bytes(NR));
+	guest_close(&guest);
+}
+
+/* Who waited is awake before the page's word says so. */
+static void expect_resident(struct guest *guest)
+{
+	for (unsigned ms = 0; guest_stats(guest)->nr_resident != NR && ms < 20000; ms++)
+		usleep(1000);
+	CHECK_EQ(guest_stats(guest)->nr_resident, NR);
+}
+
+static void collapse(void)
+{
+	for (unsigned wanted = 0; wanted < 2; wanted++) {
+		struct guest guest;
+		if (!begin(&guest, wanted))
+			SKIP("no transparent huge pages to be had");
+		CHECK_EQ(guest_evict(&guest, bytes(NR), 0, true).nr_evicted, NR);
+		guest_check_all(&guest);
+		expect_resident(&guest);
+		CHECK_EQ(huge_bytes(guest.mem), 0);
+		CHECK_EQ(ts_region_deactivate(guest.region), 0);
+		CHECK_EQ(huge_bytes(guest.mem), wanted ? bytes(NR) : 0);
+		guest_check_all(&guest);
+		guest_evict(&guest, bytes(NR), 0, true);
+		guest_check_all(&guest);
+		guest_close(&guest);
+	}
+}
+
+CHECK_MAIN({ "partial", partial }, { "scans_keep", scans_keep }, { "collapse", collapse })
