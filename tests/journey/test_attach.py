@@ -218,7 +218,7 @@ def test_overlap(engine: Engine, kind: str) -> None:
                 fd=memory.fd,
                 fd_offset=offset,
             )
-            with pytest.raises(RegionError, match="second.*overlaps region first") as caught:
+            with pytest.raises(RegionError, match=r"second.*overlaps region first") as caught:
                 engine.attach(part, name="second")
             assert caught.value.status == Status.EOVERLAP
             with Engine({"tier": [{"name": "t", "store": "ram", "size": "1MiB"}]}) as other:

@@ -236,6 +236,8 @@ int ts_tier_set_dictionary(struct ts_engine *engine, unsigned tier_index, const 
 		return ts_fail(TS_ELIMIT, "tier %s: a dictionary has at most %d bytes", tier->name,
 			       TS_DICT_BYTES_MAX);
 	int id = ts_dict_add(engine->dicts, data, len_bytes, tier->level);
+	if (id == TS_ELIMIT)
+		return id;  /* it has said so, and what to do */
 	if (id < 0)
 		return ts_fail(id, "tier %s: dictionary: %s", tier->name, ts_strerror(id));
 	/* For the offline tools; first, so that no frame names a dictionary that is not there. */
