@@ -39,6 +39,8 @@ enum {
 	/* Woken so often in a row for messages that another thread had taken: one thread too
 	 * many. */
 	VAIN_ROUNDS = 16,
+	/* Retries at full speed before a thread with something pending sleeps between them. */
+	STUCK_ROUNDS = 256,
 };
 
 struct fault_thread {
@@ -48,7 +50,7 @@ struct fault_thread {
 	unsigned index;
 	int cpu;                      /* -1: anywhere */
 	ts_mono_ns round_end_ns;
-	unsigned nr_busy_rounds, nr_vain_rounds;
+	unsigned nr_busy_rounds, nr_vain_rounds, nr_stuck_rounds;
 	int kick_fd;
 	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the
 	 * server's list, made anew when that has changed). */
@@ -221,11 +223,14 @@ static int wait_events(struct fault_thread *thread)
 	thread->round_end_ns = ts_now_ns();
 
 	if (thread->nr_pending) {
-		/* What it waits for is another thread's work: an event to be read, a store to
-		 * answer. */
+		/* What it waits for is another thread's work: an event to be read, which is a
+		 * matter of microseconds, or a slow store that keeps all slots busy, which is not
+		 * worth a CPU. */
+		bool is_stuck = thread->nr_stuck_rounds++ > STUCK_ROUNDS;
 		sched_yield();
-		return poll(thread->polls, nr_polls, 0);
+		return poll(thread->polls, nr_polls, is_stuck ? 1 : 0);
 	}
+	thread->nr_stuck_rounds = 0;
 	if (spin_us) {
 		ts_mono_ns until_ns = ts_now_ns() + (ts_mono_ns)spin_us * 1000;
 		do {
