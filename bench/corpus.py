@@ -19,6 +19,7 @@ import json
 import random
 import sysconfig
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 PAGE = 4096
@@ -27,7 +28,8 @@ SEED = 20240229
 ZERO = bytes(PAGE)
 
 
-def shared_libraries() -> list[Path]:
+@cache
+def shared_libraries() -> tuple[Path, ...]:
     """Regular files named *.so* in the system's library folders, in sorted order."""
     folders = [Path("/usr/lib"), Path("/usr/lib64"), Path(sysconfig.get_paths()["stdlib"])]
     found = {
@@ -37,12 +39,13 @@ def shared_libraries() -> list[Path]:
         for path in folder.rglob("*.so*")
         if path.is_file() and not path.is_symlink()
     }
-    return sorted(found)
+    return tuple(sorted(found))
 
 
-def python_sources() -> list[Path]:
+@cache
+def python_sources() -> tuple[Path, ...]:
     """Python's standard library, in sorted order."""
-    return sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))
+    return tuple(sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")))
 
 
 def runs_of(paths: Iterable[Path], nr_pages: int) -> Iterator[bytes]:
@@ -68,9 +71,8 @@ def files(nr_pages: int) -> bytes:
     want = nr_pages // 3
     # Libraries in a seeded order, so that a small corpus is not made of one project's.
     rng = random.Random(SEED)
-    libraries, sources = shared_libraries(), python_sources()
-    rng.shuffle(libraries)
-    rng.shuffle(sources)
+    libraries = rng.sample(shared_libraries(), len(shared_libraries()))
+    sources = rng.sample(python_sources(), len(python_sources()))
     runs = [*runs_of(libraries, nr_pages - want), *runs_of(sources, want)]
     rng.shuffle(runs)
     return b"".join(runs)[: nr_pages * PAGE]

@@ -6,7 +6,7 @@
  *   bench_memory way=ours|bare|swap corpus=FILE pages=N [memory=anon|memfd]
  *                [codec=lz4|zstd] [range=BYTES] [store=ram|file] [path=PATH] [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
- *                [cpu=N] the touching threads' CPU  [wait=1] a line on stdin before the touches
+ *                [cpu=N] the touching threads' CPU
  *     ours:      [serve=message|in-thread] [fault_threads=N] [fault_cpus=MASK] [spin_us=N]
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
@@ -31,17 +31,6 @@ static void report_touches(const struct memory *memory, struct span span, uint32
 	json_number("touch_p99_ns", percentile_ns(ns, memory->nr_pages, 0.99));
 }
 
-/* For the caller to look at the swap device while all is out. */
-static void wait_for_caller(const struct measure_args *args)
-{
-	char line[16];
-
-	if (!arg_number(args, "wait", 0))
-		return;
-	fprintf(stderr, "out\n");
-	CHECK(fgets(line, sizeof(line), stdin) != NULL);
-}
-
 static void run(const struct measure_args *args, const struct way *way, struct memory *memory)
 {
 	uint32_t *order = order_create(arg_text(args, "pattern", "random"), memory->nr_pages,
@@ -59,7 +48,6 @@ static void run(const struct measure_args *args, const struct way *way, struct m
 	json_number("evict_cpu_ns_per_page", (double)evict.cpu_ns / (double)memory->nr_pages);
 	way->settle();
 	way->report();
-	wait_for_caller(args);
 	if (arg_number(args, "touch", 1)) {
 		struct span touch = touch_all(memory, order,
 					      (unsigned)arg_number(args, "threads", 1),

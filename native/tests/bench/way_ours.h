@@ -13,6 +13,7 @@ static struct {
 	struct memory *memory;
 	struct ts_engine *engine;
 	struct ts_region *region;
+	uint64_t resident_engine_bytes;  /* before anything left */
 } ours;
 
 static inline void ours_log(void *user, int level, const char *text)
@@ -76,6 +77,15 @@ static struct ts_region *ours_attach(struct ts_engine *engine, const struct meas
 	return region;
 }
 
+static struct ts_stats *ours_stats(struct ts_engine *engine)
+{
+	static struct ts_stats stats;
+
+	stats.size = sizeof(stats);
+	CHECK_EQ(ts_stats_get(engine, NULL, &stats), 0);
+	return &stats;
+}
+
 static void ours_open(const struct measure_args *args, struct memory *memory)
 {
 	ours.memory = memory;
@@ -83,6 +93,7 @@ static void ours_open(const struct measure_args *args, struct memory *memory)
 	ours_add_tier(ours.engine, args, memory_bytes(memory));
 	CHECK_EQ(ts_engine_start(ours.engine), 0);
 	ours.region = ours_attach(ours.engine, args, memory);
+	ours.resident_engine_bytes = ours_stats(ours.engine)->engine_bytes;
 }
 
 static void ours_leave(void)
@@ -99,15 +110,6 @@ static void ours_settle(void)
 {
 }
 
-static struct ts_stats *ours_stats(struct ts_engine *engine)
-{
-	static struct ts_stats stats;
-
-	stats.size = sizeof(stats);
-	CHECK_EQ(ts_stats_get(engine, NULL, &stats), 0);
-	return &stats;
-}
-
 static void ours_report(void)
 {
 	const struct ts_stats *stats = ours_stats(ours.engine);
@@ -117,6 +119,7 @@ static void ours_report(void)
 	json_number("stored_bytes", (double)tier->used_bytes);
 	json_number("frame_bytes", (double)tier->stored_bytes);
 	json_number("engine_bytes", (double)stats->engine_bytes);
+	json_number("resident_engine_bytes", (double)ours.resident_engine_bytes);
 	json_number("buffer_bytes", (double)stats->buffer_bytes);
 	json_number("index_bytes", (double)tier->index_bytes);
 	json_number("memory_bytes", (double)tier->memory_bytes);

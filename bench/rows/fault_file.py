@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Row 8: a random fault from the file tier.
+
+Measured: the guest's touch of a page that is in a file, random order, median; lz4, ranges of
+4 KiB.  Against (a): a handler that does one O_DIRECT pread of 4 KiB, decodes, and copies.  Against
+(b): kernel swap on a file of the same disk, readahead off (its best for random faults), the swap
+cache emptied by a control group before the touches.  Fair because all three bring back the same
+pages from the same disk past the page cache, one at a time.
+"""
+
+from __future__ import annotations
+
+from bench.harness import Bench, column
+from bench.result import Result, Skipped, at_most, compare
+from bench.rivals.group import memory_group
+from bench.rivals.swap import swap_file
+
+NUMBER = 8
+
+
+def ours(bench: Bench) -> dict[str, object]:
+    """One run on a file tier."""
+    return bench.memory("ours", store="file", path=bench.fresh_path("ours"))
+
+
+def bare(bench: Bench) -> dict[str, object]:
+    """One run on a file of the program's own."""
+    return bench.memory("bare", store="file", path=bench.fresh_path("bare"))
+
+
+def measure(bench: Bench) -> list[Result]:
+    """(a), and (b) where swap can be had."""
+    found = bench.alternate({"ours": lambda: ours(bench), "bare": lambda: bare(bench)})
+    results = [
+        compare(
+            "8a",
+            "random fault from file, p50",
+            "us",
+            column(found["ours"], "touch_p50_ns", 1e-3),
+            "bare O_DIRECT read, round trip, decode",
+            column(found["bare"], "touch_p50_ns", 1e-3),
+            at_most(1.15),
+            hash=found["ours"][0]["hash"],
+        )
+    ]
+    try:
+        results.append(against_swap(bench))
+    except Skipped as skipped:
+        skipped.results = results
+        raise
+    return results
+
+
+def against_swap(bench: Bench) -> Result:
+    """(b)"""
+    size = bench.sizes.pages * 4096 * 2
+    with memory_group() as group, swap_file(bench.fresh_path("swap"), size, 0):
+        found = bench.alternate(
+            {"ours": lambda: ours(bench), "swap": lambda: bench.memory("swap", cgroup=group)}
+        )
+    return compare(
+        "8b",
+        "random fault from file, p50",
+        "us",
+        column(found["ours"], "touch_p50_ns", 1e-3),
+        "kernel swap, same disk",
+        column(found["swap"], "touch_p50_ns", 1e-3),
+        at_most(1.0),
+        hash=found["ours"][0]["hash"],
+    )
