@@ -15,7 +15,7 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise SystemExit("plots need matplotlib: pip install --group bench") from error
+        raise SystemExit("plots need matplotlib: ./dev shell -- pip install matplotlib") from error
     shown = [result for result in results if "skipped" not in result][::-1]
     figure = Figure(figsize=(9, 0.32 * len(shown) + 1.2), layout="constrained")
     axes = figure.subplots()
