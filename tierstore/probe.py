@@ -35,7 +35,7 @@ FEATURES = {
     "has_event_remap": "mremap is seen",
     "has_minor_shmem": "minor faults of memfd memory",
     "has_pagemap_scan": "which pages were touched is read in bulk (PAGEMAP_SCAN)",
-    "has_rwp": "reads and writes are noticed on every memory (RWP, Linux 7.3)",
+    "has_rwp": "RWP, Linux 7.3: this version makes no use of it",
     "has_io_uring": "the store \"file\" reads and writes at depth",
     "has_thp_anon": "huge pages can occur in anonymous memory",
     "has_thp_shmem": "huge pages can occur in memfd memory",
@@ -57,8 +57,6 @@ class Probe:
         """The tracker that ``auto`` means for ``"anon"`` or ``"memfd"``; ``None``: none works."""
         if self.uffd_error or not self.flags["has_pagemap_scan"]:
             return None
-        if self.flags["has_rwp"]:
-            return "rwp"
         if memory == "memfd":
             usable = self.flags["has_missing_shmem"] and self.flags["has_wp_shmem"]
             return "zap" if usable else None

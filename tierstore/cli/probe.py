@@ -16,7 +16,6 @@ from tierstore.probe import FEATURES, Probe, probe
 __all__ = ["run"]
 
 _SEES = {
-    "rwp": "reads and writes",
     "zap": "reads and writes",
     "wp": "writes only, hence a probation",
     None: "can't be served on this kernel",
