@@ -33,8 +33,8 @@ RESULTS_BYTES = 64 << 20
 # How long the stacks of all tasks may take, and the longest pause in them.
 STACKS_S, STACKS_SILENCE_S = 60, 4
 BOOT_ARGUMENTS = (
-    "console=ttyS0,115200 root=/dev/nvme0n1 rootfstype=ext4 rw init=/vm-init panic=-1 quiet "
-    "mitigations=off nokaslr no_timer_check random.trust_cpu=1"
+    f"console=ttyS0,115200 root={image.ROOT_DEVICE} rootwait rootfstype=ext4 rw init=/vm-init "
+    "panic=-1 quiet mitigations=off nokaslr no_timer_check random.trust_cpu=1"
 )
 
 

@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,6 +35,11 @@ SKIPPED = re.compile(
     r"|/usr/lib/(systemd|udev)/|/usr/share/(perl|python-wheels)"
 )
 SPARE_BYTES = 1 << 30
+# The kernel numbers disks as they happen to answer.  Without an initramfs the only other name for
+# the one to start from is its partition's, which is made of this.
+SIGNATURE = 0x74696572
+ROOT_DEVICE = f"PARTUUID={SIGNATURE:08x}-01"
+PARTITION_BYTES = 1 << 20
 
 
 def installed() -> dict[str, tuple[list[str], str]]:
@@ -80,14 +86,25 @@ def copy_files(paths: set[str], target: Path) -> None:
     subprocess.run(["tar", "-C", target, "-xf", "-"], input=packed.stdout, check=True)
 
 
-def make_filesystem(folder: Path, image: Path) -> None:
-    """An ext4 image with the folder's contents and some room."""
-    size = sum(p.lstat().st_blocks * 512 for p in folder.rglob("*")) * 5 // 4 + SPARE_BYTES
+def partition_table(nr_bytes: int, signature: int) -> bytes:
+    """A first sector with one partition behind it and the signature that PARTUUID consists of."""
+    first, length = PARTITION_BYTES // 512, nr_bytes // 512
+    entry = struct.pack("<B3sB3sII", 0, b"\xff" * 3, 0x83, b"\xff" * 3, first, length)
+    head = bytes(440) + struct.pack("<IH", signature, 0) + entry
+    return head.ljust(510, b"\0") + b"\x55\xaa"
+
+
+def make_filesystem(folder: Path, image: Path, signature: int) -> None:
+    """A disk of one partition, ext4 with the folder's contents and some room."""
+    used = sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
+    size = (used * 5 // 4 + SPARE_BYTES) >> 12 << 12
     partial = image.with_suffix(f".{os.getpid()}")
     with partial.open("wb") as file:
-        file.truncate(size)
-    run("mkfs.ext4", "-q", "-F", "-m0", "-O", "^has_journal", "-E", "lazy_itable_init=1",
-        "-d", folder, partial)  # fmt: skip
+        file.write(partition_table(size, signature))
+        file.truncate(PARTITION_BYTES + size)
+    run("mkfs.ext4", "-q", "-F", "-m0", "-O", "^has_journal", "-b", "4096",
+        "-E", f"lazy_itable_init=1,offset={PARTITION_BYTES}", "-d", folder, partial,
+        f"{size >> 10}k")  # fmt: skip
     partial.rename(image)
 
 
@@ -121,7 +138,7 @@ def system_image() -> Path:
             if (Path("/etc") / path).exists():
                 shutil.copy(Path("/etc") / path, target / "etc")
         shutil.copy(INIT, target / "vm-init")
-        make_filesystem(target, image)
+        make_filesystem(target, image, SIGNATURE)
     return image
 
 
@@ -139,4 +156,4 @@ def project_image(image: Path, script: str) -> None:
         target = Path(name) / "root"
         shutil.copytree(ROOT, target, symlinks=True, ignore=ignored)
         (target / "vm-command").write_text(script)
-        make_filesystem(target, image)
+        make_filesystem(target, image, SIGNATURE + 1)

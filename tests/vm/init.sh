@@ -20,8 +20,15 @@ echo 1 >/proc/sys/kernel/sysrq
 ip link set lo up 2>/dev/null
 
 root=$(sed -n 's/.*vm\.root=\([^ ]*\).*/\1/p' /proc/cmdline)
+# Disks have the numbers in which they happened to answer; their serial numbers are ours.
+for disk in /sys/block/nvme*; do
+	case $(<"$disk/device/serial") in
+	d1*) project=/dev/${disk##*/}p1 ;;
+	d2*) results=/dev/${disk##*/} ;;
+	esac
+done
 mkdir -p "$root"
-mount /dev/nvme1n1 "$root"
+mount "$project" "$root"
 for port in /dev/ttyS1 /dev/ttyS2; do
 	stty -F $port raw -echo -opost
 done
@@ -33,7 +40,7 @@ cd "$root" || echo "init: no $root"
 		echo $? >/results/status
 	} 2>&3 | cat >/dev/ttyS1
 } 3>&1 | cat >/dev/ttyS2
-tar -C /results -cf /dev/nvme2n1 .
+tar -C /results -cf "$results" .
 sync
 echo o >/proc/sysrq-trigger
 # The power goes while this sleeps.
