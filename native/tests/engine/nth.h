@@ -156,7 +156,8 @@ static inline uint64_t nth_run(const struct nth *nth, uint64_t n)
 	guest_map(&guest, NTH_PAGES, nth->is_memfd);
 	snprintf(guest.folder, sizeof(guest.folder), "/tmp/tierstore-test-XXXXXX");
 	CHECK(mkdtemp(guest.folder) != NULL);
-	unsigned nr_fds = nth_count_dir("/proc/self/fd"), nr_tasks = nth_count_dir("/proc/self/task");
+	unsigned nr_fds = nth_count_dir("/proc/self/fd");
+	unsigned nr_tasks = nth_count_dir("/proc/self/task");
 	ts_hook_inject(nth->sites, n, nth->error, nth->is_sticky);
 	if (nth->is_sticky)
 		CHECK_EQ(pthread_create(&releaser, NULL, nth_release, &is_over), 0);
@@ -169,6 +170,9 @@ static inline uint64_t nth_run(const struct nth *nth, uint64_t n)
 	}
 	ts_hook_inject(0, 0, 0, 0);
 	CHECK_EQ(nth_count_dir("/proc/self/fd"), nr_fds);
+	/* A thread that was joined may be listed for another moment. */
+	for (unsigned i = 0; i < 1000 && nth_count_dir("/proc/self/task") != nr_tasks; i++)
+		nanosleep(&(struct timespec){ .tv_nsec = 1000000 }, NULL);
 	CHECK_EQ(nth_count_dir("/proc/self/task"), nr_tasks);
 	guest_close(&guest);
 	if (!nr_failed && !has_worked)
@@ -189,8 +193,8 @@ static inline void nth_sweep(const struct nth *nth)
 		nr_runs++;
 		n += n < nth->dense ? 1 : (n + 7) / 8;
 	}
-	printf("  %-12s errno %d %s %s %s: %llu runs, N up to %llu, %llu ms\n", nth->name, nth->error,
-	       nth->is_memfd ? "memfd" : "anon", nth->is_ladder ? "ladder" : "ram",
+	printf("  %-12s errno %d %s %s %s: %llu runs, N up to %llu, %llu ms\n", nth->name,
+	       nth->error, nth->is_memfd ? "memfd" : "anon", nth->is_ladder ? "ladder" : "ram",
 	       nth->is_sticky ? "lasting" : "once", (unsigned long long)nr_runs,
 	       (unsigned long long)n, (unsigned long long)(ts_now_ns() - start_ns) / 1000000);
 	alarm(0);
