@@ -21,14 +21,27 @@ void ts_log(struct ts_engine *engine, int level, const char *format, ...)
 
 struct ts_stages *ts_stages_create(struct ts_engine *engine)
 {
-	struct ts_stages *stages = calloc(1, sizeof(*stages));
+	struct ts_stages *stages = atomic_load(&engine->stages);
 
+	/* In-thread regions come and go, and with them who counts. */
+	for (; stages; stages = stages->next) {
+		bool is_free = true;
+		if (atomic_compare_exchange_strong(&stages->is_free, &is_free, false))
+			return stages;
+	}
+	stages = calloc(1, sizeof(*stages));
 	if (!stages)
 		return NULL;
 	stages->next = atomic_load(&engine->stages);
 	while (!atomic_compare_exchange_weak(&engine->stages, &stages->next, stages))
 		;
 	return stages;
+}
+
+void ts_stages_release(struct ts_stages *stages)
+{
+	if (stages)
+		atomic_store(&stages->is_free, true);
 }
 
 struct ts_region *ts_engine_enter_slot(struct ts_engine *engine, unsigned slot)

@@ -57,6 +57,7 @@ struct ts_tier {
 /* Histograms of one thread, its only writer. */
 struct ts_stages {
 	struct ts_hist hist[TS_STAGE_COUNT];
+	atomic_bool is_free;          /* nobody's: the next writer goes on where the last one ended */
 	struct ts_stages *next;       /* in the engine's list; never removed while it runs */
 };
 
@@ -102,6 +103,8 @@ void ts_log(struct ts_engine *engine, int level, const char *format, ...)
 
 /* A histogram set for the calling thread; lives as long as the engine.  NULL: no memory. */
 struct ts_stages *ts_stages_create(struct ts_engine *engine);
+/* Lets another thread have it; what was counted stays.  NULL is accepted. */
+void ts_stages_release(struct ts_stages *stages);
 
 /* The region in this slot, entered; NULL if there is none, or it is draining. */
 struct ts_region *ts_engine_enter_slot(struct ts_engine *engine, unsigned slot);

@@ -59,6 +59,7 @@ void ts_fetch_finish(struct ts_fetch *fetch)
 		if (fetch->readers[t])
 			ts_store_reader_close(fetch->readers[t]);
 	ts_decoder_destroy(fetch->decoder);
+	ts_stages_release(fetch->stages);
 	if (fetch->raw)
 		atomic_fetch_sub(&fetch->engine->buffer_bytes, fetch->arena_bytes);
 	ts_sys_free_pages(fetch->arena, fetch->arena_bytes);

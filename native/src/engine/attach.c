@@ -264,6 +264,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		region->memfd = fcntl(options->memfd, F_DUPFD_CLOEXEC, 3);
 	if (options->memory == TS_MEMORY_MEMFD && region->memfd < 0)
 		return ts_fail(-errno, "%s: dup of the memfd: %m", region->name);
+	if (region->serve == TS_SERVE_IN_THREAD)
+		rc = ts_inthread_add(region);
 	for (unsigned s = 0; s < region->nr_shards && !rc; s++)
 		rc = open_shard(engine, region, s, addr);
 	if (!rc)
@@ -277,6 +279,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 /* Undoes what open_region did to the guest's memory. */
 static void unregister(struct ts_region *region)
 {
+	if (region->serve == TS_SERVE_IN_THREAD)
+		ts_inthread_fade(region);
 	for (unsigned s = 0; s < region->nr_shards; s++) {
 		struct ts_shard *shard = &region->shards[s];
 		struct ts_extent extents[TS_EXTENT_MAX];
@@ -322,12 +326,12 @@ static void unpublish_region(struct ts_engine *engine, struct ts_region *region)
 
 static int serve_region(struct ts_engine *engine, struct ts_region *region)
 {
-	int rc = region->serve == TS_SERVE_IN_THREAD ? ts_inthread_add(region) : 0;
+	int rc = ts_fault_server_add(engine->faults, region);
 
 	if (!rc)
-		rc = ts_fault_server_add(engine->faults, region);
-	if (!rc)
 		rc = publish_region(engine, region);
+	if (!rc && region->serve == TS_SERVE_IN_THREAD)
+		ts_inthread_ready(region);
 	return rc;
 }
 

@@ -37,6 +37,7 @@ int ts_evictor_init(struct ts_evictor *evictor, struct ts_engine *engine, unsign
 void ts_evictor_finish(struct ts_evictor *evictor)
 {
 	ts_encoder_destroy(evictor->encoder);
+	ts_stages_release(evictor->stages);
 	ts_sys_free_pages(evictor->data, evictor->data_bytes);
 	ts_sys_free_pages(evictor->gather, evictor->gather_bytes);
 	ts_sys_free_pages(evictor->out, evictor->out_bytes);

@@ -17,14 +17,19 @@
 #include <string.h>
 
 #include "fault/serve.h"
+#include "util/limits.h"
 
-enum { CONTEXTS = 4 };  /* a region; more threads than that wait for each other */
+enum {
+	FADING_MAX = 8,
+	FADING_RETRIES = 4096,
+};
 
 struct inthread {
 	struct ts_region *region;
+	atomic_bool is_ready;
 	_Atomic uint32_t nr_inside;
-	atomic_bool is_busy[CONTEXTS];
-	struct ts_serve_ctx contexts[CONTEXTS];
+	atomic_bool is_busy[TS_INTHREAD_CONTEXTS];
+	struct ts_serve_ctx contexts[TS_INTHREAD_CONTEXTS];
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards additions, removals. */
@@ -34,10 +39,19 @@ static _Atomic uint32_t nr_looking;
 static struct sigaction previous;
 static bool is_installed;
 
+/* Where regions have been of late.  A signal that was raised while one was registered may reach its
+ * handler when it is no more: the access is tried again, for a bounded number of times, because what
+ * is meant by a SIGBUS there may also be a page that was lost. */
+static struct fading {
+	_Atomic uint64_t start, end;
+	_Atomic int32_t nr_retries;
+} fading[FADING_MAX];
+static unsigned fading_hand;  /* guarded by table_lock */
+
 static struct ts_serve_ctx *acquire(struct inthread *inthread, unsigned *index_out)
 {
 	for (;; sched_yield())
-		for (unsigned i = 0; i < CONTEXTS; i++)
+		for (unsigned i = 0; i < TS_INTHREAD_CONTEXTS; i++)
 			if (!atomic_exchange_explicit(&inthread->is_busy[i], true,
 						      memory_order_acquire)) {
 				*index_out = i;
@@ -82,6 +96,20 @@ static bool serve(struct inthread *inthread, struct ts_shard *shard, uint32_t pa
 	return !ts_word_is(ts_word_load(&shard->region->words[page]), TS_GONE);
 }
 
+static bool is_fading(uint64_t addr)
+{
+	for (unsigned i = 0; i < FADING_MAX; i++) {
+		struct fading *range = &fading[i];
+		int32_t left = atomic_load(&range->nr_retries);
+		bool is_inside = addr >= atomic_load(&range->start) &&
+				 addr < atomic_load(&range->end);
+		while (is_inside && left > 0)
+			if (atomic_compare_exchange_weak(&range->nr_retries, &left, left - 1))
+				return true;
+	}
+	return false;
+}
+
 static bool try_serve(uint64_t addr)
 {
 	struct ts_shard *shard;
@@ -96,8 +124,11 @@ static bool try_serve(uint64_t addr)
 		atomic_fetch_sub(&nr_looking, 1);
 		if (!inthread)
 			continue;
-		if (is_ours(inthread->region, addr, &shard, &page))
-			is_served = serve(inthread, shard, page);
+		if (is_ours(inthread->region, addr, &shard, &page)) {
+			/* Not ready: the access is tried again until attach is through. */
+			bool is_ready = atomic_load(&inthread->is_ready);
+			is_served = is_ready ? serve(inthread, shard, page) : !sched_yield();
+		}
 		atomic_fetch_sub(&inthread->nr_inside, 1);
 	}
 	return is_served;
@@ -121,7 +152,7 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 	int saved_errno = errno;
 	uint64_t addr = (uintptr_t)info->si_addr & ~(uint64_t)(TS_PAGE_BYTES - 1);
 
-	if (!try_serve(addr))
+	if (!try_serve(addr) && !is_fading(addr))
 		chain(signal, info, context);
 	errno = saved_errno;
 }
@@ -142,7 +173,7 @@ static int install_handler(void)
 
 static void destroy(struct inthread *inthread)
 {
-	for (unsigned i = 0; i < CONTEXTS; i++)
+	for (unsigned i = 0; i < TS_INTHREAD_CONTEXTS; i++)
 		if (inthread->contexts[i].engine)
 			ts_serve_finish(&inthread->contexts[i]);
 	free(inthread);
@@ -156,8 +187,11 @@ int ts_inthread_add(struct ts_region *region)
 	if (rc)
 		return rc;
 	inthread->region = region;
-	for (unsigned i = 0; i < CONTEXTS && !rc; i++)
+	for (unsigned i = 0; i < TS_INTHREAD_CONTEXTS && !rc; i++)
 		rc = ts_serve_init(&inthread->contexts[i], region->engine, 2);
+	if (rc)
+		rc = ts_fail(rc, "%s: no readers left for one more in-thread region: detach one, or "
+			     "serve this one by messages", region->name);
 	TS_SCOPED_LOCK(&table_lock);
 	if (!rc)
 		rc = install_handler();
@@ -169,6 +203,60 @@ int ts_inthread_add(struct ts_region *region)
 	}
 	destroy(inthread);
 	return rc ? rc : TS_ELIMIT;
+}
+
+static struct inthread *find_locked(const struct ts_region *region)
+{
+	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
+		struct inthread *inthread = atomic_load(&table[i]);
+		if (inthread && inthread->region == region)
+			return inthread;
+	}
+	return NULL;
+}
+
+/* The addresses from the region's first to its last. */
+static void span_of(struct ts_region *region, uint64_t *start, uint64_t *end)
+{
+	*start = UINT64_MAX;
+	*end = 0;
+	for (unsigned s = 0; s < region->nr_shards; s++) {
+		struct ts_shard *shard = &region->shards[s];
+		ts_gate_share(&shard->gate);
+		for (unsigned i = 0; i < shard->nr_extents; i++) {
+			uint64_t len_bytes = (uint64_t)shard->extents[i].nr_pages << TS_PAGE_SHIFT;
+			*start = TS_MIN(*start, shard->extents[i].addr);
+			*end = TS_MAX(*end, shard->extents[i].addr + len_bytes);
+		}
+		ts_gate_unshare(&shard->gate);
+	}
+}
+
+void ts_inthread_ready(struct ts_region *region)
+{
+	uint64_t start, end;
+
+	span_of(region, &start, &end);
+	TS_SCOPED_LOCK(&table_lock);
+	for (unsigned i = 0; i < FADING_MAX; i++)
+		if (atomic_load(&fading[i].start) < end && start < atomic_load(&fading[i].end))
+			atomic_store(&fading[i].nr_retries, 0);
+	struct inthread *inthread = find_locked(region);
+	TS_ASSERT(inthread);
+	atomic_store(&inthread->is_ready, true);
+}
+
+void ts_inthread_fade(struct ts_region *region)
+{
+	uint64_t start, end;
+
+	span_of(region, &start, &end);
+	TS_SCOPED_LOCK(&table_lock);
+	struct fading *range = &fading[fading_hand++ % FADING_MAX];
+	atomic_store(&range->nr_retries, 0);
+	atomic_store(&range->start, start);
+	atomic_store(&range->end, end);
+	atomic_store(&range->nr_retries, FADING_RETRIES);
 }
 
 void ts_inthread_remove(struct ts_region *region)

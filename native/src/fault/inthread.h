@@ -11,9 +11,13 @@
 
 #include "core/engine.h"
 
-/* Makes the region's faults known to the process-wide SIGBUS handler, which is installed with the
- * first region and chains to the handler it found. */
+/* Makes the region known to the process-wide SIGBUS handler, which is installed with the first
+ * region and chains to the handler it found.  Before the region's memory is registered; accesses
+ * that fault are tried again and again until ts_inthread_ready() lets them be served. */
 int ts_inthread_add(struct ts_region *region);
+void ts_inthread_ready(struct ts_region *region);
+/* Before the memory is unregistered: signals may still be on their way to the handler. */
+void ts_inthread_fade(struct ts_region *region);
 /* Returns when no thread is inside the handler for this region. */
 void ts_inthread_remove(struct ts_region *region);
 
