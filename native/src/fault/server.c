@@ -10,8 +10,8 @@
  * A thread's round: wait for a shard with messages or a store with results; read a batch of each
  * shard that has some, events first; serve the faults; end the reads that have completed; try again
  * what could not be done before.  What can't be done now (an event is queued, every slot is busy)
- * waits in a ring of this thread; while the ring has no room for a batch the thread reads nothing,
- * and the kernel keeps the messages.
+ * waits in a list of this thread; what finds no room there is forgotten, and asked for again when
+ * there is room.
  */
 #include "fault/server.h"
 
@@ -61,6 +61,7 @@ struct fault_thread {
 	struct ts_serve_ctx serve;
 	struct ts_later pending[TS_DEFER_MAX];
 	unsigned nr_pending;
+	bool has_forgotten;           /* messages of some shard */
 	uint64_t unknown_addr;        /* asked for once, and none of ours (handle_unknown()) */
 	unsigned nr_unknown;
 	/* The region that this thread has seen to be leaving and holds nothing of. */
@@ -95,7 +96,14 @@ static void kick(struct fault_thread *thread)
 
 static void push_pending(struct fault_thread *thread, struct ts_later later)
 {
-	TS_ASSERT(thread->nr_pending < TS_DEFER_MAX);
+	/* No room: forget the message.  Its sender sleeps on, and is woken, to fault again, as
+	 * soon as there is room (wake_forgotten).  Not reading any more would be worse: what all
+	 * these wait for may be an event that is queued behind them. */
+	if (thread->nr_pending == TS_DEFER_MAX) {
+		later.shard->has_forgotten = true;
+		thread->has_forgotten = true;
+		return;
+	}
 	thread->pending[thread->nr_pending++] = later;
 }
 
@@ -172,9 +180,6 @@ static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_n
 static void read_shard(struct fault_thread *thread, struct ts_shard *shard)
 {
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
-
-	if (thread->nr_pending + TS_FAULT_BATCH_MAX + TS_FAULT_DEPTH_MAX > TS_DEFER_MAX)
-		return;
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
 	ts_mono_ns start_ns = ts_now_ns();
 	adapt(thread, nr_faults, start_ns);
@@ -193,6 +198,24 @@ static void retry_pending(struct fault_thread *thread)
 	for (unsigned i = 0; i < ctx->nr_later; i++)
 		push_pending(thread, ctx->later[i]);
 	ctx->nr_later = 0;
+}
+
+/* Wakes everybody in the shards of which messages were forgotten. */
+static void wake_forgotten(struct fault_thread *thread)
+{
+	if (thread->nr_pending)
+		return;
+	thread->has_forgotten = false;
+	for (unsigned s = 0; s < thread->nr_shards; s++) {
+		struct ts_shard *shard = thread->shards[s];
+		if (!atomic_exchange(&shard->has_forgotten, false))
+			continue;
+		ts_gate_share(&shard->gate);
+		for (unsigned i = 0; i < shard->nr_extents; i++)
+			(void)ts_uffd_wake(shard->uffd, shard->extents[i].addr,
+					   (uint64_t)shard->extents[i].nr_pages << TS_PAGE_SHIFT);
+		ts_gate_unshare(&shard->gate);
+	}
 }
 
 /* ---- Waiting ---------------------------------------------------------------------------- */
@@ -293,6 +316,8 @@ static void round_of_work(struct fault_thread *thread)
 		ts_serve_reap(&thread->serve, 0);
 	if (thread->nr_pending || thread->serve.nr_later)
 		retry_pending(thread);
+	if (TS_UNLIKELY(thread->has_forgotten))
+		wake_forgotten(thread);
 	note_leaving(thread);
 }
 

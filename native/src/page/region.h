@@ -41,6 +41,7 @@ struct ts_shard {
 	 * message is ignored, too.  So the owner compares before and after, and wakes once more. */
 	_Atomic uint32_t nr_ignored;
 	bool has_lost_track; /* a part moved to where the bound on extents kept us from following */
+	atomic_bool has_forgotten;    /* messages were dropped for lack of room (fault/server.c) */
 	/* The ranges that the last faults fell in, for the restore rule; racy on purpose. */
 	_Atomic uint32_t recent_ranges[4];
 	_Atomic uint32_t recent_hand;

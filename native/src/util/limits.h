@@ -51,14 +51,15 @@ enum {
 	/* Readers of one store: fault threads, evictors, detach and prefetch callers, in-thread
 	 * faults, tools. */
 	TS_READER_MAX = 64,
-	/* Slots for threads that answer their own faults (TS_SERVE_IN_THREAD) at one time. */
-	TS_INTHREAD_MAX = 32,
+	/* Threads of one in-thread region that answer their own faults at one time; each has a
+	 * reader of every tier, so they bound the number of such regions. */
+	TS_INTHREAD_CONTEXTS = 4,
 	/* Distinct 8-byte fill patterns an engine remembers; pages with others are encoded. */
 	TS_FILL_MAX = 4096,
 };
 
 static_assert(TS_FRAME_PAGES_MAX <= 64, "one bit a page in the frame header");
-static_assert(TS_READER_MAX >= TS_FAULT_THREAD_MAX + TS_EVICT_THREAD_MAX + TS_INTHREAD_MAX,
-	      "every thread that may read has a reader");
+static_assert(TS_READER_MAX >= TS_FAULT_THREAD_MAX + 2 + 8 * TS_INTHREAD_CONTEXTS,
+	      "readers for every fault thread, keeper, tool, and eight in-thread regions");
 
 #endif
