@@ -53,10 +53,24 @@ static void cancelled_page_stays(void)
 	}
 }
 
+/* The faulting thread answers itself. */
+static void in_thread(void)
+{
+	static const race_fn others[] = { do_read, do_write, do_balloon };
+
+	for (unsigned n = 0; n < 3 * sizeof(evict_phases) / sizeof(evict_phases[0]); n++) {
+		struct race race = { .options = { .restore = TS_RESTORE_PAGE,
+						  .serve = TS_SERVE_IN_THREAD } };
+		race_open(&race, 0);
+		race_run(&race, evict_phases[n / 3], do_evict, &others[n % 3], 1);
+		race_close(&race);
+	}
+}
+
 CHECK_MAIN({ "fault_read", fault_read }, { "fault_write", fault_write },
 	   { "two_faults", two_faults }, { "given_up", given_up },
 	   { "given_up_while_faulting", given_up_while_faulting }, { "unmapped", unmapped },
 	   { "moved", moved }, { "another_eviction", another_eviction },
 	   { "prefetched", prefetched }, { "detached", detached },
 	   { "detached_while_faulting", detached_while_faulting },
-	   { "cancelled_page_stays", cancelled_page_stays })
+	   { "cancelled_page_stays", cancelled_page_stays }, { "in_thread", in_thread })

@@ -2,8 +2,6 @@
  *
  * test_race_ladder.c — what happens to pages that are out: demotion, kept copies, probation; and
  * the end of everything while all of it goes on. */
-#include <sched.h>
-
 #include "race.h"
 
 typedef bool (*stats_fn)(const struct ts_stats *stats);
@@ -199,59 +197,35 @@ static void close_in_flight(void)
 	}
 }
 
-/* Nobody tells when the zap that was announced has happened: what is evicted in between must not
- * come back.  The balloon runs when its CPU has nothing else to do, so that it is late with the
- * zap. */
-static void pin_to_first_cpu(void)
+static void *evict_on_and_on(void *arg)
 {
-	cpu_set_t all, one;
-	unsigned cpu = 0;
+	struct race *race = arg;
 
-	CHECK_EQ(sched_getaffinity(0, sizeof(all), &all), 0);
-	while (!CPU_ISSET(cpu, &all))
-		cpu++;
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	CHECK_EQ(sched_setaffinity(0, sizeof(one), &one), 0);
-}
-
-static void hog(struct race *race)
-{
-	pin_to_first_cpu();
 	while (!atomic_load(&race->guest.is_stopping))
-		;
+		do_evict(race);
+	return NULL;
 }
 
-static void late_balloon(struct race *race)
-{
-	uint64_t until_ns = ts_now_ns() + 2500000000u;
-	struct sched_param param = { 0 };
-
-	pin_to_first_cpu();
-	CHECK_EQ(sched_setscheduler(0, SCHED_IDLE, &param), 0);
-	for (uint32_t n = 0; ts_now_ns() < until_ns; n++) {
-		guest_fill(&race->guest, RACE_PAGE, n);
-		CHECK_EQ(madvise(race_addr(race), GUEST_PAGE, MADV_DONTNEED), 0);
-		CHECK(guest_is_right(&race->guest, RACE_PAGE, GUEST_ZEROED));
-		guest_fill(&race->guest, RACE_PAGE, n);
-		CHECK(guest_is_right(&race->guest, RACE_PAGE, n));
-		atomic_store(&race->guest.versions[RACE_PAGE], n);
-	}
-}
-
-static void given_up_and_late(void)
+/* Nobody tells when the zap that was announced has happened: what is evicted in between must not
+ * come back.  Without a barrier, for the moment is in the kernel: three out of four runs hit it. */
+static void given_up_on_and_on(void)
 {
 	struct race race = { .options.restore = TS_RESTORE_PAGE };
-	struct actor evictor = { .race = &race }, hogs, balloon;
+	struct actor evictor = { .race = &race };
+	uint64_t until_ns = ts_now_ns() + 2500000000u;
 
 	race_open(&race, 0);
-	CHECK_EQ(pthread_create(&evictor.thread, NULL, evict_and_scan, &race), 0);
-	actor_start_in(&race, hog, &hogs);
-	actor_start_in(&race, late_balloon, &balloon);
-	actor_join(&balloon, "balloon");
+	CHECK_EQ(pthread_create(&evictor.thread, NULL, evict_on_and_on, &race), 0);
+	for (uint32_t n = 0; ts_now_ns() < until_ns; n++) {
+		guest_fill(&race.guest, RACE_PAGE, n);
+		CHECK_EQ(madvise(race_addr(&race), GUEST_PAGE, MADV_DONTNEED), 0);
+		CHECK(guest_is_right(&race.guest, RACE_PAGE, GUEST_ZEROED));
+		guest_fill(&race.guest, RACE_PAGE, n);
+		CHECK(guest_is_right(&race.guest, RACE_PAGE, n));
+		atomic_store(&race.guest.versions[RACE_PAGE], n);
+	}
 	atomic_store(&race.guest.is_stopping, true);
 	actor_join(&evictor, "evictor");
-	actor_join(&hogs, "hog");
 	race_close(&race);
 }
 
@@ -259,4 +233,4 @@ CHECK_MAIN({ "demotion", demotion }, { "kept_copies", kept_copies }, { "probatio
 	   { "probation_cut_short", probation_cut_short },
 	   { "prefetch_during_probation", prefetch_during_probation },
 	   { "close_in_flight", close_in_flight },
-	   { "given_up_and_late", given_up_and_late })
+	   { "given_up_on_and_on", given_up_on_and_on })
