@@ -57,6 +57,8 @@ class Probe:
         """The tracker that ``auto`` means for ``"anon"`` or ``"memfd"``; ``None``: none works."""
         if self.uffd_error or not self.flags["has_pagemap_scan"]:
             return None
+        if memory == "anon" and self.flags["has_rwp"] and self.flags["has_move"]:
+            return "rwp"
         if memory == "memfd":
             usable = self.flags["has_missing_shmem"] and self.flags["has_wp_shmem"]
             return "zap" if usable else None

@@ -200,7 +200,7 @@ enum ts_tracker {
 	TS_TRACKER_AUTO = 0,
 	TS_TRACKER_ZAP = 1, /* memfd: unmap, see what gets mapped again; sees reads and writes */
 	TS_TRACKER_WP = 2, /* anon: sees writes only, so pages pass a probation before they leave */
-	TS_TRACKER_RWP = 3,  /* for Linux 7.3, reads and writes; TS_EUNSUPPORTED in this version */
+	TS_TRACKER_RWP = 3,  /* anon, Linux 7.3 or later: sees reads and writes */
 };
 
 enum ts_serve {

@@ -2,6 +2,9 @@
  * install.c — installing pages, and the words that follow (install.h). */
 #include "fault/install.h"
 
+#include "os/sys.h"
+#include "track/track.h"
+
 enum {
 	/* A page that comes back sooner than this after its frame was made should have stayed. */
 	REFAULT_MS = 60000,
@@ -82,7 +85,9 @@ int ts_install_unguard(struct ts_shard *shard, uint32_t page)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
-		rc = ts_uffd_protect(shard->uffd, addr, TS_PAGE_BYTES, false);
+		rc = shard->region->tracker->uffd_modes & UFFDIO_REGISTER_MODE_RWP ?
+		     ts_uffd_rwprotect(shard->uffd, addr, TS_PAGE_BYTES, false) :
+		     ts_uffd_protect(shard->uffd, addr, TS_PAGE_BYTES, false);
 	ts_gate_unshare(&shard->gate);
 	return rc;
 }

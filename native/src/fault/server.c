@@ -143,7 +143,7 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	}
 	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WRITE)
 		fault.flags |= TS_SERVE_WRITE;
-	if (kernel_flags & UFFD_PAGEFAULT_FLAG_WP)
+	if (kernel_flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_RWP))
 		fault.flags |= TS_SERVE_GUARDED;
 	serve(thread, fault);
 }

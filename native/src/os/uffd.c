@@ -163,6 +163,13 @@ bool ts_uffd_is_changing(int uffd)
 	return ts_sys_ioctl(TS_SITE_IOCTL_COPY, uffd, UFFDIO_COPY, &nothing) == -EAGAIN;
 }
 
+int ts_uffd_rwprotect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
+{
+	struct uffdio_rwprotect rwp = { .range = { addr, len_bytes },
+					.mode = on ? UFFDIO_RWPROTECT_MODE_RWP : 0 };
+	return ts_sys_ioctl(TS_SITE_IOCTL_WP, uffd, UFFDIO_RWPROTECT, &rwp);
+}
+
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes)
 {
 	struct uffdio_range range = { addr, len_bytes };

@@ -58,6 +58,10 @@ int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on);
 /* Is an event queued and unread?  Until it is read, addresses may be out of date. */
 bool ts_uffd_is_changing(int uffd);
 
+/* The same for reads and writes (Linux 7.3), in a range registered with MODE_RWP.  Holes get no
+ * protection.  0, -EAGAIN (event queued), -ENOENT (a part is not registered; nothing was done). */
+int ts_uffd_rwprotect(int uffd, uint64_t addr, uint64_t len_bytes, bool on);
+
 /* Wakes all waiters in the range; works on ranges that are registered no more.  0 or -errno. */
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes);
 

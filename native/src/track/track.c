@@ -20,6 +20,24 @@ static bool wp_works(const struct ts_probe *probe)
 	return probe->has_wp_async && probe->has_pagemap_scan && probe->has_move;
 }
 
+static bool rwp_works(const struct ts_probe *probe)
+{
+	return probe->has_rwp && probe->has_pagemap_scan && probe->has_move;
+}
+
+static int find_rwp(enum ts_memory memory, const struct ts_probe *probe, const char *region_name,
+		    const struct ts_tracker_ops **tracker_out)
+{
+	*tracker_out = &ts_tracker_rwp_ops;
+	if (memory != TS_MEMORY_ANON)
+		return ts_fail(TS_EUNSUPPORTED,
+			       "%s: tracker rwp: for anonymous memory only; use auto", region_name);
+	return rwp_works(probe) ? 0 :
+	       ts_fail(TS_EUNSUPPORTED,
+		       "%s: tracker rwp: kernel %s lacks RWP; Linux 7.3 or later has it",
+		       region_name, probe->kernel_release);
+}
+
 static int find_memfd(const struct ts_probe *probe, const char *region_name,
 		      const struct ts_tracker_ops **tracker_out)
 {
@@ -47,13 +65,13 @@ int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct 
 {
 	bool is_auto = wanted == TS_TRACKER_AUTO;
 
+	if (wanted == TS_TRACKER_RWP ||
+	    (memory == TS_MEMORY_ANON && is_auto && rwp_works(probe)))
+		return find_rwp(memory, probe, region_name, tracker_out);
 	if (memory == TS_MEMORY_MEMFD && (is_auto || wanted == TS_TRACKER_ZAP))
 		return find_memfd(probe, region_name, tracker_out);
 	if (memory == TS_MEMORY_ANON && (is_auto || wanted == TS_TRACKER_WP))
 		return find_anon(probe, region_name, tracker_out);
-	if (wanted == TS_TRACKER_RWP)
-		return ts_fail(TS_EUNSUPPORTED, "%s: tracker rwp: not in this version; use auto",
-			       region_name);
 	return ts_fail(TS_ECONFIG, "%s: tracker %s does not work on %s memory; use auto",
 		       region_name, wanted == TS_TRACKER_ZAP ? "zap" : "wp",
 		       memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
@@ -91,15 +109,14 @@ static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, 
  * not ours to zap.  A page that is left out counts as touched. */
 static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end)
 {
-	struct ts_region *region = shard->region;
 	uint64_t addr;
 	int rc = 0;
 
 	ts_gate_share(&shard->gate);
 	uint32_t nr_pages = call_pages(shard, *page, end, &addr);
 	if (nr_pages && !ts_uffd_is_changing(shard->uffd))
-		rc = region->tracker->deactivate(region, addr,
-						 (uint64_t)nr_pages << TS_PAGE_SHIFT);
+		rc = shard->region->tracker->deactivate(shard, addr,
+							(uint64_t)nr_pages << TS_PAGE_SHIFT);
 	ts_gate_unshare(&shard->gate);
 	*page += TS_MAX(nr_pages, 1);
 	return rc;

@@ -3,12 +3,12 @@
  * track.h — which pages has nobody touched since the last deactivate?  One table of functions for
  * each way of asking the kernel.
  *
- *   tracker  memory  sees              asks by                                  touch costs the
- *   guest zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again      a minor
- *   fault, 1.2 us wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN                a
- *   minor fault, 0.8 us
+ *   tracker  memory  sees              asks by                               a touch costs the guest
+ *   rwp      anon    reads and writes  RWPROTECT, async; PAGE_IS_ACCESSED    a minor fault
+ *   zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again   a minor fault, 1.2 us
+ *   wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN             a minor fault, 0.8 us
  *
- * A tracker only reports; ages are kept by ts_track_scan().  `rwp` (Linux 7.3) fits the same table.
+ * A tracker only reports; ages are kept by ts_track_scan().
  */
 #ifndef TS_TRACK_TRACK_H
 #define TS_TRACK_TRACK_H
@@ -30,13 +30,13 @@ struct ts_tracker_ops {
 	bool can_recheck;
 
 	/* From now on touches of [addr, addr + len) are noticed.  0 or -errno. */
-	int (*deactivate)(struct ts_region *region, uint64_t addr, uint64_t len_bytes);
+	int (*deactivate)(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes);
 	/* Sets the bit of every page of the extent that was touched, in a bitmap whose bit 0 is the
 	 * extent's first page.  0 or -errno. */
 	int (*touched)(struct ts_region *region, const struct ts_extent *extent, uint64_t *bitmap);
 };
 
-extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops;
+extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops, ts_tracker_rwp_ops;
 
 /* The tracker for this memory: the one asked for, or the best there is.  Else TS_EUNSUPPORTED (this
  * kernel) or TS_ECONFIG (never on such memory); ts_last_error() names region_name and the

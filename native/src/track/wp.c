@@ -15,9 +15,9 @@
 #include "track/touched.h"
 #include "track/track.h"
 
-static int deactivate(struct ts_region *region, uint64_t addr, uint64_t len_bytes)
+static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
 {
-	return ts_pagemap_protect_written(region->pagemap_fd, addr, len_bytes);
+	return ts_pagemap_protect_written(shard->region->pagemap_fd, addr, len_bytes);
 }
 
 static int touched(struct ts_region *region, const struct ts_extent *extent, uint64_t *bitmap)

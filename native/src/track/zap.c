@@ -14,9 +14,9 @@
 #include "track/touched.h"
 #include "track/track.h"
 
-static int deactivate(struct ts_region *region, uint64_t addr, uint64_t len_bytes)
+static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
 {
-	(void)region;
+	(void)shard;
 	return ts_sys_madvise((void *)(uintptr_t)addr, len_bytes, MADV_DONTNEED);
 }
 

@@ -92,6 +92,22 @@ static inline int kern_uffd(uint64_t features)
 	return uffd;
 }
 
+/* Whether this is Linux 7.3 or later, as far as userfaultfd is concerned. */
+static inline bool kern_has_rwp(void)
+{
+	struct uffdio_api api;
+	int probe = kern_uffd_raw(0);
+	CHECK_EQ(kern_api(probe, 0, &api), 0);
+	CHECK_EQ(close(probe), 0);
+	return api.features & UFFD_FEATURE_RWP;
+}
+
+/* How often to do what is done many times: less on an emulated machine (./dev kernel). */
+static inline int kern_rounds(int nr_rounds)
+{
+	return getenv("TIERSTORE_IN_VM") ? nr_rounds / 20 : nr_rounds;
+}
+
 /* ---- Ioctls ----------------------------------------------------------------------------- */
 
 static inline int kern_register_mask(
@@ -286,9 +302,11 @@ enum {
 	KERN_PM_PRESENT = 63,
 	KERN_PM_SWAPPED = 62,
 	KERN_PM_EXCLUSIVE = 56,
+	KERN_PM_SOFT_DIRTY = 55,
 	KERN_PM_UFFD = 57, /* the entry carries the uffd bit: write-protected */
 };
 
+/* Without the soft-dirty bit, which kernels with CONFIG_MEM_SOFT_DIRTY set on holes, too. */
 static inline uint64_t kern_pagemap(const void *page)
 {
 	uint64_t entry = 0;
@@ -296,7 +314,7 @@ static inline uint64_t kern_pagemap(const void *page)
 	CHECK(fd >= 0);
 	CHECK_EQ(pread(fd, &entry, sizeof entry, (off_t)(kern_addr(page) / KERN_PAGE * 8)), 8);
 	CHECK_EQ(close(fd), 0);
-	return entry;
+	return entry & ~(UINT64_C(1) << KERN_PM_SOFT_DIRTY);
 }
 
 static inline bool kern_pm_bit(const void *page, int bit)

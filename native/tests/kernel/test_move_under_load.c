@@ -93,6 +93,7 @@ static void set_up(void)
 
 int main(void)
 {
+	const long nr_evictions = kern_rounds(EVICTIONS);
 	static struct writer writers[WRITERS];
 	struct kern_thread threads[WRITERS];
 	struct kern_server servers[2];
@@ -105,7 +106,7 @@ int main(void)
 		writers[i].idx = i;
 		kern_start(&threads[i], count_up, &writers[i]);
 	}
-	for (long nr_evicted = 0, i = 0; nr_evicted < EVICTIONS; i++)
+	for (long nr_evicted = 0, i = 0; nr_evicted < nr_evictions; i++)
 		nr_evicted += evict((size_t)(i % NR));
 	atomic_store(&must_stop, true);
 	for (int i = 0; i < WRITERS; i++)
@@ -115,6 +116,6 @@ int main(void)
 			CHECK_EQ(*word_of(page, i), writers[i].counts[page]);
 	for (int i = 0; i < 2; i++)
 		kern_server_stop(&servers[i]);
-	CHECK(servers[0].nr_answered + servers[1].nr_answered > EVICTIONS / 2);
+	CHECK(servers[0].nr_answered + servers[1].nr_answered > (uint64_t)nr_evictions / 2);
 	return 0;
 }
