@@ -35,7 +35,7 @@ FEATURES = {
     "has_event_remap": "mremap is seen",
     "has_minor_shmem": "minor faults of memfd memory",
     "has_pagemap_scan": "which pages were touched is read in bulk (PAGEMAP_SCAN)",
-    "has_rwp": "RWP, Linux 7.3: this version makes no use of it",
+    "has_rwp": "reads and writes of anonymous memory are noticed (RWP)",
     "has_io_uring": "the store \"file\" reads and writes at depth",
     "has_thp_anon": "huge pages can occur in anonymous memory",
     "has_thp_shmem": "huge pages can occur in memfd memory",

@@ -33,9 +33,11 @@ static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
 static int touched(struct ts_region *region, const struct ts_extent *extent, uint64_t *bitmap)
 {
 	/* The shared zero page is no memory to gain: counted as touched, it never gets old. */
-	static const struct ts_scan_filter accessed = { .mask = PAGE_IS_GUARD,
-							.inverted = PAGE_IS_GUARD,
-							.anyof = PAGE_IS_ACCESSED | PAGE_IS_PFNZERO };
+	static const struct ts_scan_filter accessed = {
+		.mask = PAGE_IS_GUARD,
+		.inverted = PAGE_IS_GUARD,
+		.anyof = PAGE_IS_ACCESSED | PAGE_IS_PFNZERO,
+	};
 	struct ts_touched touched = { extent->addr, bitmap };
 
 	return ts_pagemap_scan(region->pagemap_fd, extent->addr,

@@ -3,7 +3,7 @@
  * track.h — which pages has nobody touched since the last deactivate?  One table of functions for
  * each way of asking the kernel.
  *
- *   tracker  memory  sees              asks by                               a touch costs the guest
+ *   tracker  memory  sees              asks by                               a touch costs
  *   rwp      anon    reads and writes  RWPROTECT, async; PAGE_IS_ACCESSED    a minor fault
  *   zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again   a minor fault, 1.2 us
  *   wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN             a minor fault, 0.8 us
