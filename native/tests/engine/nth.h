@@ -17,7 +17,7 @@ struct nth {
 	uint64_t sites;
 	int error;
 	bool is_sticky;   /* everything fails from the Nth on, until it has for a while */
-	unsigned dense;   /* up to here every N, then in strides of an eighth */
+	unsigned dense;   /* up to here every N, then in strides of a fifth */
 	const char *name;
 };
 
@@ -186,7 +186,7 @@ static inline void nth_nothing(struct race *race)
 	(void)race;
 }
 
-/* N = 1, 2, 3 ... until a life passes untouched.  Later in strides of an eighth: what is called so
+/* N = 1, 2, 3 ... until a life passes untouched.  Later in strides of a fifth: what is called so
  * often is called for one page after the other. */
 static inline void nth_sweep(const struct nth *nth)
 {
@@ -200,7 +200,7 @@ static inline void nth_sweep(const struct nth *nth)
 	actor_join(&first, "the first thread");
 	while (nth_run(nth, n)) {
 		nr_runs++;
-		n += n < nth->dense ? 1 : (n + 7) / 8;
+		n += n < nth->dense ? 1 : n / 5 + 1;
 	}
 	printf("  %-12s errno %d %s %s %s: %llu runs, N up to %llu, %llu ms\n", nth->name,
 	       nth->error, nth->is_memfd ? "memfd" : "anon", nth->is_ladder ? "ladder" : "ram",

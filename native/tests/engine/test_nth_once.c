@@ -6,7 +6,7 @@
 
 #define ONCE(site, err)                                                               \
 	nth_sweep_both((struct nth){ .sites = NTH_SITE(site), .error = (err), .name = #site, \
-				     .dense = 24 })
+				     .dense = 16 })
 
 static void memory(void)
 {
@@ -27,7 +27,6 @@ static void opening(void)
 static void installing(void)
 {
 	ONCE(IOCTL_COPY, ENOMEM);
-	ONCE(IOCTL_COPY, EAGAIN);
 	ONCE(IOCTL_ZEROPAGE, EAGAIN);
 	ONCE(IOCTL_WAKE, EINVAL);
 	ONCE(UFFD_READ, EAGAIN);

@@ -104,7 +104,7 @@ static void event_on_memfd(void)
 
 static void while_detaching(void)
 {
-	static const race_fn others[] = { do_read, do_balloon, do_read };
+	static const race_fn others[] = { do_peek, do_balloon, do_peek };
 
 	for (int is_memfd = 0; is_memfd < 2; is_memfd++)
 		for (unsigned nr_others = 1; nr_others <= (is_memfd ? 1 : 3); nr_others++) {
