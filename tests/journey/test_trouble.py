@@ -303,7 +303,7 @@ store = "file"
 path = "{folder}/cold"
 size = "64MiB"
 range = "64KiB"
-wrap = "delay:get=300ms"
+wrap = "delay:get=30ms"
 [region]
 budget = "25%"
 probation = "100ms"

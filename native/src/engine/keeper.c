@@ -190,6 +190,7 @@ static void *run(void *arg)
 			pause_until_next(keeper);
 	while (bury(keeper->engine, DEAD_BATCHES))
 		;
+	report(keeper);  /* what was lost since the last round must not go unsaid */
 	return NULL;
 }
 
