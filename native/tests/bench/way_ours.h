@@ -51,6 +51,7 @@ static void ours_add_tier(struct ts_engine *engine, const struct measure_args *a
 		.codec = arg_is(args, "codec", "zstd")  ? TS_CODEC_ZSTD :
 			 arg_is(args, "codec", "raw")   ? TS_CODEC_RAW : TS_CODEC_LZ4,
 		.range_bytes = (uint32_t)arg_number(args, "range", MEASURE_PAGE),
+		.level = (int32_t)arg_number(args, "level", 0),
 	};
 	int rc = ts_engine_add_tier(engine, &tier);
 
