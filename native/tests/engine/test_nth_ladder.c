@@ -35,7 +35,6 @@ static void storing(void)
 {
 	ONCE(STORE_PUT, EIO);
 	ONCE(STORE_GET, EIO);
-	ONCE(STORE_GET, ENOMEM);
 	ONCE(STORE_DEL, EIO);
 }
 
@@ -45,7 +44,6 @@ static void inside_the_stores(void)
 	ONCE(URING_RESULT, EIO);
 	ONCE(URING_RESULT, ENOSPC);
 	ONCE(LMDB, EIO);
-	ONCE(LMDB, ENOMEM);
 }
 
 CHECK_MAIN({ "memory", memory }, { "opening", opening }, { "in_and_out", in_and_out },
