@@ -4,7 +4,8 @@
  * corpus, take all of it out, touch all of it again, check that it is what it was.
  *
  *   bench_memory way=ours|bare|swap corpus=FILE pages=N [memory=anon|memfd]
- *                [codec=lz4|zstd] [level=N] [range=BYTES] [store=ram|file] [path=PATH] [evict_threads=N]
+ *                [codec=lz4|zstd] [level=N] [range=BYTES] [store=ram|file] [path=PATH]
+ *                [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
  *                [cpu=N] the touching threads' CPU
  *     ours:      [serve=message|in-thread] [fault_threads=N] [fault_cpus=MASK] [spin_us=N]

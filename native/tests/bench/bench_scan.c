@@ -6,8 +6,8 @@
  *   bench_scan way=ours|bare pages=N [every=K] only each Kth page is there [rounds=N]
  *              [memory=anon|memfd]
  *
- * "found" is the share of the touched pages that the scans reported.  A page or two in a million may
- * be missing: one that the kernel itself unmapped looks untouched.  "hash" is of the touches. */
+ * "found" is the share of the touched pages that the scans reported.  A page or two in a million
+ * may be missing: one that the kernel itself unmapped looks untouched.  "hash" counts touches. */
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 
