@@ -9,6 +9,7 @@ swap, zram and control groups are as they were.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -32,7 +33,7 @@ FIELDS = {"row", "name", "value", "unit", "versus", "versus_value", "ratio", "ta
 @pytest.fixture(scope="module")
 def bench(build_dir: Path) -> Iterator[Bench]:
     """On the disk beside the build: /tmp may be memory, which takes no swap file."""
-    folder = build_dir / "bench-smoke"
+    folder = build_dir.resolve() / "bench-smoke"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     yield Bench(build_dir, folder, SMOKE)
@@ -42,7 +43,6 @@ def bench(build_dir: Path) -> Iterator[Bench]:
 @pytest.mark.parametrize("row", all_rows().values(), ids=lambda row: row.__name__.split(".")[-1])
 def test_row(row: ModuleType, bench: Bench) -> None:
     """One row."""
-    before = swap.swaps()
     try:
         results = row.measure(bench)
     except Skipped as skipped:
@@ -50,8 +50,9 @@ def test_row(row: ModuleType, bench: Bench) -> None:
         if not results:
             pytest.skip(str(skipped))
     finally:
-        assert swap.swaps() == before
-        assert not list(group.ROOT.glob(f"{group.NAME}-*"))
+        # What another bench on this machine uses meanwhile is not ours to judge.
+        assert not [path for path in swap.swaps() if path.startswith(str(bench.folder))]
+        assert not (group.ROOT / f"{group.NAME}-{os.getpid()}").exists()
     assert results
     for result in results:
         shown = result.as_json()
@@ -86,15 +87,14 @@ def test_corpora_repeat() -> None:
 
 def test_zram_goes_away_when_a_row_fails() -> None:
     """An exception in the block takes everything down as well."""
-    before = swap.swaps()
     try:
         with pytest.raises(ZeroDivisionError), swap.zram(16 << 20) as rival:
-            assert len(swap.swaps()) == len(before) + 1
             block = rival.block
+            assert swap.swaps() == [f"/dev/{block.name}"]
             raise ZeroDivisionError
     except Skipped as skipped:
         pytest.skip(str(skipped))
-    assert swap.swaps() == before
+    assert f"/dev/{block.name}" not in swap.swaps()
     assert (block / "disksize").read_text().strip() == "0"
 
 
@@ -117,8 +117,11 @@ def test_a_killed_run_is_tidied_up(bench: Bench) -> None:
         pytest.skip(killed.stdout)
     assert killed.returncode == -9, killed.stderr
     assert str(path.resolve()) in swap.swaps()
-    with swap.alone_with_swap():
-        assert not swap.swaps()
+    try:
+        with swap.alone_with_swap():
+            assert not swap.swaps()
+    except Skipped as skipped:
+        pytest.skip(str(skipped))
     assert not path.exists()
 
 
