@@ -9,6 +9,7 @@
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
  *                [cpu=N] the touching threads' CPU
  *     ours:      [serve=message|in-thread] [fault_threads=N] [fault_cpus=MASK] [spin_us=N]
+ *                [restore=auto|page|range]
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
 #include "way_bare.h"

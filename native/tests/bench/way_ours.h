@@ -68,6 +68,8 @@ static struct ts_region *ours_attach(struct ts_engine *engine, const struct meas
 		.memfd = memory->memfd,
 		.memory = memory->memfd >= 0 ? TS_MEMORY_MEMFD : TS_MEMORY_ANON,
 		.serve = arg_is(args, "serve", "in-thread") ? TS_SERVE_IN_THREAD : TS_SERVE_MESSAGE,
+		.restore = arg_is(args, "restore", "range") ? TS_RESTORE_RANGE :
+			   arg_is(args, "restore", "page")  ? TS_RESTORE_PAGE : TS_RESTORE_AUTO,
 	};
 	struct ts_region *region;
 	int rc = ts_region_attach(engine, &options, &region);
