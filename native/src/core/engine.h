@@ -57,7 +57,7 @@ struct ts_tier {
 /* Histograms of one thread, its only writer. */
 struct ts_stages {
 	struct ts_hist hist[TS_STAGE_COUNT];
-	atomic_bool is_free;          /* nobody's: the next writer goes on where the last one ended */
+	atomic_bool is_free;          /* the next writer goes on where the last ended */
 	struct ts_stages *next;       /* in the engine's list; never removed while it runs */
 };
 

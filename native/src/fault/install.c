@@ -13,8 +13,8 @@ enum {
 	PROMOTE_REFAULTS = 2,
 };
 
-/* Zeros at an address.  The shared zero page would keep the kernel from making a huge page of this one
- * and its neighbours, as long as a userfaultfd is there. */
+/* Zeros at an address.  The shared zero page would keep the kernel from making a huge page of this
+ * one and its neighbours, as long as a userfaultfd is there. */
 static struct ts_uffd_result install_zeros(struct ts_shard *shard, uint64_t addr)
 {
 	static const _Alignas(TS_PAGE_BYTES) uint8_t zeros[TS_PAGE_BYTES];

@@ -40,7 +40,7 @@ static struct sigaction previous;
 static bool is_installed;
 
 /* Where regions have been of late.  A signal that was raised while one was registered may reach its
- * handler when it is no more: the access is tried again, for a bounded number of times, because what
+ * handler when it is no more: the access is tried again, a bounded number of times, because what
  * is meant by a SIGBUS there may also be a page that was lost. */
 static struct fading {
 	_Atomic uint64_t start, end;

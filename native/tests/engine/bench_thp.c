@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_thp.c — what a guest pays once evictions have split its huge pages: random reads of memory that
- * is all resident, before an eviction, after everything has come back in small pages, and after the
- * option `collapse` has made huge pages again.
+ * bench_thp.c — what a guest pays once evictions have split its huge pages: random reads of memory
+ * that is all resident, before an eviction, after everything has come back in small pages, and
+ * after the option `collapse` has made huge pages again.
  *
  *   bench_thp [MIB]
  *
@@ -74,7 +74,8 @@ int main(int argc, char **argv)
 		guest_fill(&guest, page, 0);
 	(void)madvise(guest.mem, mib << 20, MADV_COLLAPSE);
 	guest_open(&guest);
-	CHECK_EQ(guest_add_tier(&guest, "warm", "ram", NULL, mib << 20, TS_CODEC_LZ4, 4096, NULL), 0);
+	int tier = guest_add_tier(&guest, "warm", "ram", NULL, mib << 20, TS_CODEC_LZ4, 4096, NULL);
+	CHECK_EQ(tier, 0);
 	CHECK_EQ(ts_engine_start(guest.engine), 0);
 	guest_attach(&guest, (struct ts_region_options){ .collapse = true });
 	show(&guest, "before");
