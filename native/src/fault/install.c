@@ -2,6 +2,7 @@
  * install.c — installing pages, and the words that follow (install.h). */
 #include "fault/install.h"
 
+#include "os/pagemap.h"
 #include "os/sys.h"
 #include "track/track.h"
 
@@ -34,6 +35,11 @@ struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, con
 		result = install_zeros(shard, addr);
 	else if (addr)
 		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
+	/* Our copy is dropped on the strength of this answer, so it is not taken on trust: the
+	 * kernel also gives it for a page table that comes or goes this moment. */
+	if (result.outcome == TS_UFFD_PRESENT && shard->region->memfd < 0 &&
+	    !ts_pagemap_is_filled(shard->region->pagemap_fd, addr))
+		result.outcome = TS_UFFD_RETRY;
 	ts_gate_unshare(&shard->gate);
 	return result;
 }

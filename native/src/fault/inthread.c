@@ -190,8 +190,10 @@ int ts_inthread_add(struct ts_region *region)
 	for (unsigned i = 0; i < TS_INTHREAD_CONTEXTS && !rc; i++)
 		rc = ts_serve_init(&inthread->contexts[i], region->engine, 2);
 	if (rc)
-		rc = ts_fail(rc, "%s: no readers left for one more in-thread region: detach one, or "
-			     "serve this one by messages", region->name);
+		rc = ts_fail(rc,
+			     "%s: no readers left for one more in-thread region: detach one, or "
+			     "serve this one by messages",
+			     region->name);
 	TS_SCOPED_LOCK(&table_lock);
 	if (!rc)
 		rc = install_handler();

@@ -8,6 +8,8 @@
  * and an event queued on the guest's does not disturb it.
  * What that means here: once moved, a page can't change under the encoder; a touch is a MISSING
  * fault, which the fault server answers with a copy of the slot while the word says LEAVING.
+ * What the kernel says need not be what it did: with swap in play MOVE reports pages that it has
+ * moved as already there, so what happened is read from the page table.
  * What can go wrong: a hole (the guest freed the page lazily): nothing to store, the page is ZERO;
  * a page that can't be moved (EBUSY: pinned, or shared with a child): it stays.
  */
@@ -15,6 +17,7 @@
 
 #include "memory/memory.h"
 #include "memory/staging.h"
+#include "os/pagemap.h"
 #include "os/uffd.h"
 #include "page/frames.h"
 #include "util/hook.h"
@@ -54,9 +57,15 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		if (result.outcome == TS_UFFD_RETRY &&
 		    (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
 			continue;
-		/* This page stays; its word is changed after the walk, for that may have to wait
-		 * for a fault, which may wait for the gate. */
-		if (result.outcome == TS_UFFD_ABSENT)
+		/* The slot tells the truth: it was empty.  Where the page was swapped out, MOVE may
+		 * move it, try again inside the kernel, and report the slot it has just filled
+		 * (EEXIST).
+		 * Otherwise the page stays; its word is changed after the walk, for that may have
+		 * to wait for a fault, which may wait for the gate. */
+		if (ts_pagemap_is_filled(batch->region->pagemap_fd,
+					 (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT)))
+			ts_pageset_add(&batch->scratch, i);
+		else if (result.outcome == TS_UFFD_ABSENT)
 			ts_pageset_add(&batch->holes, i);
 		else
 			ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], 1);
@@ -121,6 +130,13 @@ static struct ts_uffd_result install_back(struct ts_batch *batch, struct ts_shar
 	struct ts_uffd_result result = ts_uffd_move(shard->uffd, addr, (uintptr_t)slot,
 						    TS_PAGE_BYTES);
 
+	if (result.outcome == TS_UFFD_DONE)
+		return result;
+	/* As in move_run(): an empty slot means that the page is back, whatever MOVE says. */
+	int pagemap_fd = batch->region->pagemap_fd;
+	if (!ts_pagemap_is_filled(pagemap_fd, (uintptr_t)slot) &&
+	    ts_pagemap_is_filled(pagemap_fd, addr))
+		return (struct ts_uffd_result){ .outcome = TS_UFFD_DONE };
 	if (result.outcome == TS_UFFD_PRESENT || result.outcome == TS_UFFD_BUSY ||
 	    result.outcome == TS_UFFD_FAILED)
 		result = ts_uffd_copy(shard->uffd, addr, slot, TS_PAGE_BYTES);

@@ -80,3 +80,21 @@ int ts_pagemap_protect_written(int fd, uint64_t addr, uint64_t len_bytes)
 	}
 	return 0;
 }
+
+enum {
+	ENTRY_SWAPPED = 62,
+	ENTRY_PRESENT = 63,
+	/* A marker looks like a swap entry of the last type, with its bits for an offset. */
+	MARKER_TYPE = 31,
+};
+
+bool ts_pagemap_is_filled(int fd, uint64_t addr)
+{
+	uint64_t entry = 0;
+
+	if (ts_sys_pread_all(fd, &entry, sizeof(entry), (off_t)(addr >> 12 << 3)))
+		return false;
+	if (entry >> ENTRY_PRESENT & 1)
+		return true;
+	return (entry >> ENTRY_SWAPPED & 1) && (entry & 31) != MARKER_TYPE;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_swap.c — the kernel swaps the guest's pages while they are evicted and served: a host with
+ * swap, or with a kernel daemon that pages out what it finds cold.
+ *
+ * With swap in play UFFDIO_MOVE moves a page, tries again, and reports the page it has just moved
+ * as being in its way (EEXIST); who believes it loses the page. */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/swap.h>
+
+#include "../guest.h"
+
+enum { SWAP_MIB = 96, PAGES = 8192 };
+
+/* A swap file: the header's page as swapon(2) wants it (version 1, last page, magic). */
+static bool swap_on(const char *path)
+{
+	static unsigned char page[GUEST_PAGE];
+	uint32_t *words = (uint32_t *)(page + 1024);
+	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+	CHECK(fd >= 0);
+	words[0] = 1;
+	words[1] = SWAP_MIB * 256 - 1;
+	memcpy(page + GUEST_PAGE - 10, "SWAPSPACE2", 10);
+	CHECK_EQ(posix_fallocate(fd, 0, (off_t)SWAP_MIB << 20), 0);
+	CHECK_EQ(pwrite(fd, page, sizeof(page), 0), GUEST_PAGE);
+	CHECK_EQ(fsync(fd), 0);
+	close(fd);
+	return swapon(path, 0) == 0;
+}
+
+static void *page_out(void *arg)
+{
+	struct guest *guest = arg;
+
+	while (!atomic_load(&guest->is_stopping)) {
+		madvise(guest->mem, guest->nr_pages * GUEST_PAGE, MADV_PAGEOUT);
+		usleep(3000);
+	}
+	return NULL;
+}
+
+static void run_guest(struct guest *guest, uint64_t evicted_min)
+{
+	struct ts_scan_result scan = { .size = sizeof(scan) };
+	pthread_t threads[3];
+
+	for (unsigned i = 0; i < 3; i++)
+		CHECK_EQ(pthread_create(&threads[i], NULL, i ? guest_worker : page_out, guest), 0);
+	for (unsigned round = 0; guest_stats(guest)->nr_evicted < evicted_min; round++) {
+		CHECK_EQ(ts_region_deactivate(guest->region), 0);
+		guest_evict(guest, guest->nr_pages * GUEST_PAGE / 2, round % 2, round % 3 == 0);
+		CHECK_EQ(ts_region_scan(guest->region, &scan), 0);
+	}
+	atomic_store(&guest->is_stopping, true);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static void swapped(bool is_memfd)
+{
+	struct guest guest = { 0 };
+	char path[160];
+
+	alarm(110);
+	guest_map(&guest, PAGES, is_memfd);
+	guest_open(&guest);
+	snprintf(path, sizeof(path), "%s", guest_path(&guest, "swap"));
+	if (!swap_on(path)) {
+		CHECK(errno == EPERM || errno == EINVAL || errno == ENOSYS);
+		guest_close(&guest);
+		SKIP("no swap file can be had here (not root, or a file system without)");
+	}
+	guest_add_ladder(&guest);
+	CHECK_EQ(ts_engine_start(guest.engine), 0);
+	guest_attach(&guest, (struct ts_region_options){ .probation_ms = 20 });
+	run_guest(&guest, 2 * PAGES);
+	uint64_t nr_wrong = atomic_load(&guest.nr_wrong);
+	ts_engine_close(guest.engine);
+	guest.engine = NULL;
+	CHECK_EQ(swapoff(path), 0);
+	CHECK_EQ(nr_wrong, 0);
+	guest_close(&guest);
+	alarm(0);
+}
+
+static void anon(void) { swapped(false); }
+static void memfd(void) { swapped(true); }
+
+CHECK_MAIN({ "anon", anon }, { "memfd", memfd })
