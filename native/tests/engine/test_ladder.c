@@ -66,7 +66,8 @@ static void frames_that_do_not_compress_go_further_down(void)
 
 	open_guest(&guest, false);
 	CHECK_EQ(ts_engine_add_tier(guest.engine, &picky), 0);
-	CHECK_EQ(guest_add_tier(&guest, "rest", "ram", NULL, 16 << 20, TS_CODEC_RAW, 4096, NULL), 1);
+	CHECK_EQ(guest_add_tier(&guest, "rest", "ram", NULL, 16 << 20, TS_CODEC_RAW, 4096, NULL),
+		 1);
 	start(&guest);
 	evict_all(&guest);
 	struct ts_stats *stats = guest_stats(&guest);
@@ -104,7 +105,8 @@ static void a_nearly_full_tier_makes_room(void)
 	struct guest guest = { 0 };
 
 	open_guest(&guest, false);
-	CHECK_EQ(guest_add_tier(&guest, "small", "ram", NULL, 1 << 20, TS_CODEC_RAW, 4096, NULL), 0);
+	CHECK_EQ(guest_add_tier(&guest, "small", "ram", NULL, 1 << 20, TS_CODEC_RAW, 4096, NULL),
+		 0);
 	CHECK_EQ(guest_add_tier(&guest, "large", "ram", NULL, 32 << 20, TS_CODEC_RAW, 4096, NULL),
 		 1);
 	start(&guest);
