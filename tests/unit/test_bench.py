@@ -9,6 +9,7 @@ swap, zram and control groups are as they were.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -57,7 +58,8 @@ def test_row(row: ModuleType, bench: Bench) -> None:
     for result in results:
         shown = result.as_json()
         assert set(shown) == FIELDS
-        assert shown["value"] > 0
+        # A slow-down of a smoke run may be below nothing.
+        assert math.isfinite(shown["value"])
         json.dumps(shown)
         assert len(report.cells(shown)) == len(report.HEADINGS)
 

@@ -262,15 +262,19 @@ static void push_later(struct ts_serve_ctx *ctx, const struct ts_fetch_slot *slo
 static void poison(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot, enum ts_failure reason)
 {
 	struct ts_region *region = slot->shard->region;
-	struct ts_uffd_result result = ts_install_poison(slot->shard, slot->page);
+	_Atomic uint64_t *failures = region->counters.failures;
 
+	/* Counted first: the poison wakes the reader, who may look at the counters next. */
+	ts_bump(&failures[reason], 1);
+	ts_bump(&failures[TS_FAIL_POISONED], 1);
+	struct ts_uffd_result result = ts_install_poison(slot->shard, slot->page);
 	if (result.outcome == TS_UFFD_RETRY || result.outcome == TS_UFFD_FAILED) {
+		atomic_fetch_sub(&failures[reason], 1);
+		atomic_fetch_sub(&failures[TS_FAIL_POISONED], 1);
 		ts_install_retreat(ctx->engine, region, slot->page, slot->frame, slot->tier);
 		push_later(ctx, slot);
 		return;
 	}
-	ts_bump(&region->counters.failures[reason], 1);
-	ts_bump(&region->counters.failures[TS_FAIL_POISONED], 1);
 	ts_install_finish(ctx->engine, region, slot->page, slot->frame, slot->tier,
 			  ts_word_make(TS_GONE, 0, 0));
 	ts_install_wake(slot->shard, slot->page);
