@@ -211,6 +211,14 @@ static inline void guest_check_all(struct guest *guest)
 	}
 }
 
+static inline void guest_unmap(struct guest *guest)
+{
+	munmap(guest->mem, guest->nr_pages * GUEST_PAGE);
+	if (guest->memfd >= 0)
+		close(guest->memfd);
+	free((void *)guest->versions);
+}
+
 static inline void guest_close(struct guest *guest)
 {
 	char command[128];
@@ -224,10 +232,7 @@ static inline void guest_close(struct guest *guest)
 		execvp("rm", argv);
 		_exit(127);
 	}
-	munmap(guest->mem, guest->nr_pages * GUEST_PAGE);
-	if (guest->memfd >= 0)
-		close(guest->memfd);
-	free((void *)guest->versions);
+	guest_unmap(guest);
 }
 
 /* One touch: check, and every fourth time write a new version.  Skewed: most go to an eighth of the

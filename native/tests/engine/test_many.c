@@ -110,6 +110,7 @@ static void several_engines(void)
 		CHECK_EQ(ts_region_detach(guests[i + 1].region), 0);
 		guest_close(&guests[i]);
 		guest_check_all(&guests[i + 1]);
+		guest_unmap(&guests[i + 1]);
 	}
 }
 
