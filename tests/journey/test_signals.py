@@ -38,8 +38,9 @@ def test_at_any_moment(
         time.sleep(random.Random(f"{seed}{number}").uniform(0, 4))
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
-    # It may have been over before.
-    assert process.returncode in (0, 128 + number), errors
+    # It may have been over before: all said, and the interpreter on its way out.
+    is_over = "mismatches 0" in output
+    assert process.returncode in (0, 128 + number) or (is_over and process.returncode == -number)
     assert "Traceback" not in errors
-    assert "mismatches 0" in output or process.returncode != 0
+    assert is_over or process.returncode != 0
     assert list(folder.iterdir()) == []

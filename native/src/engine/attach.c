@@ -93,7 +93,7 @@ static int check_overlap(struct ts_engine *engine, const struct ts_region_option
 
 /* ---- Shards ----------------------------------------------------------------------------- */
 
-static void cut_shards(struct ts_region *region, unsigned nr_shards)
+static void cut_shards(struct ts_region *region, unsigned nr_shards, uint64_t addr)
 {
 	uint32_t nr_pages = region->nr_pages;
 
@@ -104,8 +104,17 @@ static void cut_shards(struct ts_region *region, unsigned nr_shards)
 	uint32_t pages = (nr_pages + nr_shards - 1) / nr_shards;
 	region->pages_per_shard = (pages + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES * TS_CHUNK_PAGES;
 	region->nr_shards = (nr_pages + region->pages_per_shard - 1) / region->pages_per_shard;
-	for (unsigned s = 0; s < region->nr_shards; s++)
-		region->shards[s] = (struct ts_shard){ .region = region, .uffd = -1 };
+	/* Complete before anybody else can see the region: the SIGBUS handler does, next. */
+	for (unsigned s = 0; s < region->nr_shards; s++) {
+		uint32_t first_page = s * region->pages_per_shard;
+		region->shards[s] = (struct ts_shard){
+			.region = region,
+			.uffd = -1,
+			.nr_extents = 1,
+			.extents = { { addr + ((uint64_t)first_page << TS_PAGE_SHIFT), first_page,
+				       TS_MIN(nr_pages - first_page, region->pages_per_shard) } },
+		};
+	}
 }
 
 static uint64_t features_of(const struct ts_engine *engine, const struct ts_region *region)
@@ -127,20 +136,15 @@ static uint64_t features_of(const struct ts_engine *engine, const struct ts_regi
 	return features;
 }
 
-static int open_shard(struct ts_engine *engine, struct ts_region *region, unsigned s, uint64_t addr)
+static int open_shard(struct ts_engine *engine, struct ts_region *region, unsigned s)
 {
 	struct ts_shard *shard = &region->shards[s];
-	uint32_t first_page = s * region->pages_per_shard;
-	uint32_t nr_pages = TS_MIN(region->nr_pages - first_page, region->pages_per_shard);
 
-	shard->nr_extents = 1;
-	shard->extents[0] = (struct ts_extent){
-		addr + ((uint64_t)first_page << TS_PAGE_SHIFT), first_page, nr_pages };
 	shard->uffd = ts_uffd_open(features_of(engine, region));
 	if (shard->uffd < 0)
 		return shard->uffd;
 	int rc = ts_uffd_register(shard->uffd, shard->extents[0].addr,
-				  (uint64_t)nr_pages << TS_PAGE_SHIFT,
+				  (uint64_t)shard->extents[0].nr_pages << TS_PAGE_SHIFT,
 				  UFFDIO_REGISTER_MODE_MISSING | region->tracker->uffd_modes);
 	if (rc == -EBUSY)
 		return ts_fail(TS_EREGISTERED, "%s: another userfaultfd is registered here",
@@ -255,7 +259,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 				      engine->secret);
 	if (rc)
 		return ts_fail(rc, "%s: no memory for its page table", region->name);
-	cut_shards(region, options->nr_shards);
+	cut_shards(region, options->nr_shards, addr);
 	region->pagemap_fd = ts_pagemap_open();
 	if (region->pagemap_fd < 0)
 		return ts_fail(region->pagemap_fd, "%s: /proc/self/pagemap: %s", region->name,
@@ -267,7 +271,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	if (region->serve == TS_SERVE_IN_THREAD)
 		rc = ts_inthread_add(region);
 	for (unsigned s = 0; s < region->nr_shards && !rc; s++)
-		rc = open_shard(engine, region, s, addr);
+		rc = open_shard(engine, region, s);
 	if (!rc)
 		rc = ts_sys_madvise(options->addr, options->len_bytes, MADV_DONTFORK);
 	if (!rc)

@@ -148,6 +148,9 @@ static void move_part(void)
 		moved.mem = other - bytes(FIRST);
 		CHECK(guest_is_right(&moved, FIRST + i, 0));
 	}
+	/* The last page's word says RESIDENT a moment after its reader was woken. */
+	while (guest_stats(&guest)->nr_coming)
+		;
 	CHECK(evict_all(&guest).nr_claimed >= COUNT / 2);
 	move_to(other, bytes(COUNT), home);
 	guest_check_all(&guest);
