@@ -28,7 +28,6 @@ struct ts_demoter {
 	struct ts_put items[TS_DEMOTE_BATCH];
 	struct ts_merge *merges;     /* [TS_DEMOTE_BATCH] */
 	uint32_t hand[TS_TIER_MAX];  /* where the sweep of each tier's frames goes on */
-	uint32_t kept_hand;
 };
 
 int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine);
