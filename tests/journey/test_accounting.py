@@ -32,12 +32,10 @@ def engine_for(tmp_path: Path, range_bytes: str) -> Engine:
     return Engine({"tier": [cold | {"codec": "zstd", "range": range_bytes}]})
 
 
-# 7 for word, age and hash; 4.1 for a frame and 6 for its place in the store, which 16 pages share
-# where a frame holds 64 KiB.
-@pytest.mark.parametrize(("range_bytes", "bytes_max"), [("64KiB", 16), ("4KiB", 18)])
-def test_bytes_a_page(
-    memory: GuestMemory, tmp_path: Path, range_bytes: str, bytes_max: int
-) -> None:
+# 4 for the word; 4.1 for a frame and 6 for its place in the store, which 16 pages share where a
+# frame holds 64 KiB.  Ages are given up where 8 MiB are away.
+@pytest.mark.parametrize("range_bytes", ["64KiB", "4KiB"])
+def test_bytes_a_page(memory: GuestMemory, tmp_path: Path, range_bytes: str) -> None:
     with engine_for(tmp_path, range_bytes) as engine, engine.attach(memory) as region:
         here = engine.statistics()
         assert here.pages.resident == NR_PAGES
@@ -49,4 +47,4 @@ def test_bytes_a_page(
         assert away.tiers[0].nr_pages == NR_PAGES
         assert away.tiers[0].index_bytes >= index_bytes
         total_bytes = away.engine_bytes + away.tiers[0].index_bytes
-        assert total_bytes / NR_PAGES <= bytes_max
+        assert total_bytes / NR_PAGES <= 16

@@ -252,6 +252,7 @@ void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,
 	ts_bump(&batch->region->counters.failures[TS_FAIL_FULL], nr_left);
 	ts_bump(&tally->nr_failed, nr_left + batch->nr_failed);
 	ts_bump(&tally->nr_cancelled, batch->nr_cancelled);
+	ts_region_drop_heat(batch->region, batch->first_page, batch->nr_pages);
 	ts_batch_abort(batch);
 }
 

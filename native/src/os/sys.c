@@ -2,7 +2,10 @@
  * sys.c — memory of our own, straight from the kernel. */
 #include "os/sys.h"
 
+#include <string.h>
+
 #include "util/base.h"
+#include "util/limits.h"
 
 /* Buffers and tables come from here, not from malloc: they are large, they must be page-aligned,
  * what is never touched costs nothing, and a child after fork has no business with them. */
@@ -19,4 +22,21 @@ void ts_sys_free_pages(void *addr, size_t len_bytes)
 {
 	if (addr)
 		TS_ASSERT(munmap(addr, len_bytes) == 0);
+}
+
+uint64_t ts_sys_resident_bytes(const void *addr, size_t len_bytes)
+{
+	unsigned char is_resident[4096];
+	uint64_t nr_pages = (len_bytes + TS_PAGE_BYTES - 1) >> TS_PAGE_SHIFT, nr_resident = 0;
+
+	for (uint64_t page = 0; page < nr_pages; page += sizeof(is_resident)) {
+		uint64_t nr = TS_MIN(nr_pages - page, (uint64_t)sizeof(is_resident));
+		/* Can't be asked: all of it counts. */
+		if (mincore((uint8_t *)(uintptr_t)addr + (page << TS_PAGE_SHIFT),
+			    nr << TS_PAGE_SHIFT, is_resident))
+			memset(is_resident, 1, nr);
+		for (uint64_t i = 0; i < nr; i++)
+			nr_resident += is_resident[i] & 1;
+	}
+	return nr_resident << TS_PAGE_SHIFT;
 }

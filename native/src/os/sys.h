@@ -64,5 +64,8 @@ static inline int ts_sys_pread_all(int fd, void *buf, size_t len_bytes, off_t of
 void *ts_sys_alloc_pages(size_t len_bytes);
 /* Accepts NULL. */
 void ts_sys_free_pages(void *addr, size_t len_bytes);
+/* How much of such pages is in RAM: what was never written, or dropped, is not. */
+uint64_t ts_sys_resident_bytes(const void *addr, size_t len_bytes);
+
 
 #endif

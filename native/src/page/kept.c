@@ -24,13 +24,19 @@ int ts_kept_init(struct ts_kept *kept, uint32_t nr_pages, uint64_t secret)
 	return kept->hashes ? 0 : -ENOMEM;
 }
 
+static size_t table_bytes(const struct ts_kept *kept)
+{
+	return ((size_t)kept->mask + 1) * sizeof(uint64_t);
+}
+
 void ts_kept_finish(struct ts_kept *kept)
 {
-	ts_sys_free_pages((void *)kept->hashes, ts_kept_bytes(kept));
+	ts_sys_free_pages((void *)kept->hashes, table_bytes(kept));
 	kept->hashes = NULL;
 }
 
 uint64_t ts_kept_bytes(const struct ts_kept *kept)
 {
-	return ((uint64_t)kept->mask + 1) * sizeof(uint64_t);
+	return kept->hashes ? ts_sys_resident_bytes((const void *)kept->hashes,
+						    table_bytes(kept)) : 0;
 }

@@ -31,10 +31,36 @@ void ts_region_pages_finish(struct ts_region *region)
 	region->heat = NULL;
 }
 
+/* Words are all written at the start; ages and hashes only as pages are scanned and come back. */
 uint64_t ts_region_pages_bytes(const struct ts_region *region)
 {
-	return (uint64_t)region->nr_pages * (sizeof(ts_word) + sizeof(ts_heat)) +
+	uint64_t words_bytes = (uint64_t)region->nr_pages * sizeof(ts_word);
+	uint64_t heat_bytes = (uint64_t)region->nr_pages * sizeof(ts_heat);
+
+	return words_bytes + ts_sys_resident_bytes((const void *)region->heat, heat_bytes) +
 	       ts_kept_bytes(&region->kept);
+}
+
+/* Racy on purpose, like all that is done with ages: a page that comes back between look and drop
+ * may lose its guard. */
+void ts_region_drop_heat(struct ts_region *region, uint32_t first_page, uint32_t nr_pages)
+{
+	enum { GROUP = TS_PAGE_BYTES / sizeof(ts_heat) };
+	uint32_t end = TS_MIN(first_page + nr_pages, region->nr_pages);
+
+	for (uint32_t page = first_page / GROUP * GROUP; page < end; page += GROUP) {
+		uint32_t group_end = TS_MIN(page + GROUP, region->nr_pages), at = page;
+		while (at < group_end) {
+			enum ts_state state = ts_word_state(ts_word_load(&region->words[at]));
+			if (state != TS_AWAY && state != TS_ZERO && state != TS_GONE)
+				break;
+			at++;
+		}
+		/* Only RAM is at stake. */
+		if (at == group_end)
+			(void)ts_sys_madvise((void *)&region->heat[page],
+					     GROUP * sizeof(ts_heat), MADV_DONTNEED);
+	}
 }
 
 bool ts_region_enter(struct ts_region *region)

@@ -98,7 +98,10 @@ static inline struct ts_shard *ts_region_shard(struct ts_region *region, uint32_
 /* Words, heat, kept: allocates them for nr_pages; all pages start as ZERO. */
 int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret);
 void ts_region_pages_finish(struct ts_region *region);
+/* RAM of these tables. */
 uint64_t ts_region_pages_bytes(const struct ts_region *region);
+/* Gives up the ages of these pages, where 2048 neighbours are all away: 2 bytes a page. */
+void ts_region_drop_heat(struct ts_region *region, uint32_t first_page, uint32_t nr_pages);
 
 /* Takes part in the region's work; false once it is draining. */
 bool ts_region_enter(struct ts_region *region);
