@@ -3,8 +3,9 @@
 
 The facts are the programs of native/tests/kernel, one behaviour each.  tests/native runs them with
 all other C tests and lets them skip; here a skip must be excused.  On Linux 6.18 or later, as root,
-every fact but a few that hang on the kernel's configuration must be shown and not skipped:
-otherwise a lost privilege or a renamed /proc file would turn the whole suite off unseen.
+every fact but a few that hang on the kernel's configuration must be shown and not skipped (from 7.3
+on those about read-write protection as well): otherwise a lost privilege or a renamed /proc file
+would turn the whole suite off unseen.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ MAY_SKIP = {
     "test_madv_free",
     "test_move_mlock_mismatch",
     "test_move_splits_thp",
+    "test_rwp_huge_anon",
+    "test_rwp_huge_shmem",
+    "test_rwp_hugetlb",
+    "test_rwp_ksm",
+    "test_rwp_swap",
     "test_wp_async_thp",
 }
 
@@ -41,7 +47,8 @@ def kernel_version() -> tuple[int, int]:
 
 def must_run(fact: str) -> bool:
     """Whether this machine has no excuse for skipping the fact."""
-    return kernel_version() >= (6, 18) and os.geteuid() == 0 and fact not in MAY_SKIP
+    since = (7, 3) if fact.startswith("test_rwp_") else (6, 18)
+    return kernel_version() >= since and os.geteuid() == 0 and fact not in MAY_SKIP
 
 
 def program_of(fact: str, build: Path) -> Path:

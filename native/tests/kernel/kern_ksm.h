@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kern_ksm.h — lets KSM merge a range, for the kernel tests.  KSM is switched on for as long as the
+ * program runs, and then as it was.
+ */
+#ifndef TS_TESTS_KERNEL_KERN_KSM_H
+#define TS_TESTS_KERNEL_KERN_KSM_H
+
+#include "kern.h"
+
+static const char kern_ksm_run[] = "/sys/kernel/mm/ksm/run";
+static long kern_ksm_before;
+
+static inline long kern_read_number(const char *path)
+{
+	long value = -1;
+	FILE *f = fopen(path, "re");
+	if (!f || fscanf(f, "%ld", &value) != 1)
+		KERN_SKIP("cannot read %s", path);
+	CHECK_EQ(fclose(f), 0);
+	return value;
+}
+
+static inline void kern_write_number(const char *path, long value)
+{
+	FILE *f = fopen(path, "we");
+	if (!f)
+		KERN_SKIP("cannot write %s: %s", path, strerror(errno));
+	fprintf(f, "%ld\n", value);
+	CHECK_EQ(fclose(f), 0);
+}
+
+static inline void kern_ksm_restore(void)
+{
+	FILE *f = fopen(kern_ksm_run, "we");
+	if (f) {
+		fprintf(f, "%ld\n", kern_ksm_before);
+		fclose(f);
+	}
+}
+
+/* Every full scan sees each page once; pages must be seen unchanged before they are merged. */
+static inline void kern_ksm_wait_scans(int nr_scans)
+{
+	const char path[] = "/sys/kernel/mm/ksm/full_scans";
+	long end = kern_read_number(path) + nr_scans;
+	for (int i = 0; kern_read_number(path) < end; i++) {
+		CHECK(i < KERN_TIMEOUT_MS);
+		usleep(1000); /* paces the polling */
+	}
+}
+
+/* Returns when pages of the range have been merged; they must be alike. */
+static inline void kern_ksm_merge(void *addr, size_t len_bytes)
+{
+	if (madvise(addr, len_bytes, MADV_MERGEABLE))
+		KERN_SKIP("madvise(MADV_MERGEABLE): %s", strerror(errno));
+	kern_ksm_before = kern_read_number(kern_ksm_run);
+	CHECK_EQ(atexit(kern_ksm_restore), 0);
+	kern_write_number(kern_ksm_run, 1);
+	kern_ksm_wait_scans(4);
+	if (kern_smaps_kib(addr, "KSM:") == 0)
+		KERN_SKIP("KSM merged nothing");
+}
+
+#endif

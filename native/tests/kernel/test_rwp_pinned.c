@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A pinned page (here: registered with io_uring) is read and written by devices past the page
+ * table.  Read-write protection does not see it: the page changes and stays cold.  MOVE refuses it
+ * (EBUSY), so that it can't be taken away under the device.
+ */
+#include "kern_rwp.h"
+
+#include <liburing.h>
+#include <sys/uio.h>
+
+/* The kernel reads one byte from the pipe into the registered buffer. */
+static void read_fixed(struct io_uring *ring, int fd, char *page)
+{
+	struct io_uring_cqe *cqe;
+	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
+	io_uring_prep_read_fixed(sqe, fd, page, 1, 0, 0);
+	CHECK_EQ(io_uring_submit(ring), 1);
+	CHECK_EQ(io_uring_wait_cqe(ring, &cqe), 0);
+	CHECK_EQ(cqe->res, 1);
+	io_uring_cqe_seen(ring, cqe);
+}
+
+int main(void)
+{
+	int uffd = kern_rwp_uffd(UFFD_FEATURE_MOVE), fds[2];
+	char *page = kern_anon(1), *staging = kern_anon(1);
+	struct iovec pinned = {page, KERN_PAGE};
+	struct io_uring ring;
+	kern_fill(page, 1, 'o');
+	kern_rwp_register(uffd, page, 1, UFFDIO_REGISTER_MODE_MISSING);
+	CHECK_EQ(kern_register(uffd, staging, KERN_PAGE, UFFDIO_REGISTER_MODE_MISSING), 0);
+	int rc = io_uring_queue_init(2, &ring, 0);
+	if (rc)
+		KERN_SKIP("io_uring: %s", strerror(-rc));
+	CHECK_EQ(io_uring_register_buffers(&ring, &pinned, 1), 0);
+	CHECK_EQ(kern_rwprotect(uffd, page, 1), 0);
+
+	CHECK_EQ(pipe(fds), 0);
+	CHECK_EQ(write(fds[1], "d", 1), 1);
+	read_fixed(&ring, fds[0], page);
+	CHECK(kern_is_cold(page));
+	CHECK(!kern_has_msg(uffd));
+	CHECK_EQ(kern_move(uffd, staging, page, KERN_PAGE), -EBUSY);
+	CHECK_EQ(kern_rwclear(uffd, page, 1), 0);
+	CHECK_EQ(page[0], 'd');
+	return 0;
+}
