@@ -46,6 +46,7 @@ HEAD = _HEAD.size
 
 CLEAN = 1
 CREATED = 2
+HELD = 4
 
 
 @dataclasses.dataclass(slots=True)

@@ -31,6 +31,7 @@ __all__ = ["LmdbFolder", "store_error"]
 _MARKER = "tierstore-lmdb"
 _OPEN = b"tierstore-lmdb 1 open\n"
 _KEPT = b"tierstore-lmdb 1 kept\n"
+_HELD = b"tierstore-lmdb 1 held\n"
 _DATA = ("data.mdb", "lock.mdb")
 
 _ERRORS: dict[type[lmdb.Error], type[StoreError]] = {
@@ -141,6 +142,11 @@ class LmdbFolder:
             raise StoreVersion(
                 f"{self.path} holds an lmdb store of version {int(match[1])}, this library "
                 "writes version 1; delete the folder or use another"
+            )
+        if text == _HELD and not self.readonly:
+            raise StoreWrongFile(
+                f"{self.path} holds frames that belong to an engine's state folder; open it with "
+                "that folder, or delete it"
             )
         return text == _KEPT
 

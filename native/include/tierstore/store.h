@@ -16,6 +16,8 @@
  *  - Durability across a host crash is not asked for (the guest is gone then, too); but what a
  *    crash left behind must be recognised and reclaimed at the next open, and a file that is
  *    not ours must never be overwritten (TS_EWRONGFILE).
+ *  - Whoever wants the frames to outlive the process (guests of other processes do) says so with
+ *    config.state_path; a store that can do it sets TS_STORE_CAN_RESUME, the others are refused.
  *
  * Life of a store, and the threads that call it
  *
@@ -67,6 +69,13 @@ struct ts_store_config {
 	uint32_t depth_max;   /* no reader has more gets in flight than this */
 	const char *options;  /* "key=value,key=value": what is special to this store, or "" */
 	void *user;           /* ts_tier_options.store_user */
+	/* Not NULL: what put() has acknowledged outlives the process, however it ends (not the
+	 * host), and close() leaves everything in place.  The store may add files of its own whose
+	 * names begin with this path, in a folder that is private.  TS_STORE_CAN_RESUME only. */
+	const char *state_path;
+	uint8_t is_resume;    /* with state_path: take over what is there, all of it; TS_ESTATE if
+			       * it is not there.  0: start empty; what another state_path has
+			       * left is refused (TS_EWRONGFILE) */
 };
 
 /* One frame to store. */
@@ -112,7 +121,11 @@ struct ts_store_stat {
 enum {
 	TS_STORE_BLOCKING_GET = 1,  /* get() may block: call it from a thread of its own */
 	TS_STORE_PERSISTENT = 2,    /* what was put outlives close() */
+	TS_STORE_CAN_RESUME = 4,    /* config.state_path is understood, and there is list() */
 };
+
+/* Told of a key; negative stops the listing. */
+typedef int (*ts_key_fn)(void *user, uint64_t key);
 
 /* A store's functions.  `size` first, then what every store has, then what it may leave NULL.
  * New members are added at the end only. */
@@ -167,6 +180,10 @@ struct ts_store_ops {
 
 	/* Required.  Any thread but a fault thread; cheap enough to be called every second. */
 	int (*stat)(struct ts_store *store, struct ts_store_stat *stat);
+
+	/* Required with TS_STORE_CAN_RESUME.  Control thread, while nothing else calls the store.
+	 * Calls fn for every key that is held, in any order; fn does not call the store. */
+	int (*list)(struct ts_store *store, ts_key_fn fn, void *user);
 };
 
 /* Built-in stores by name ("ram", "file", "lmdb"), or NULL.  The result is static. */
@@ -193,6 +210,8 @@ TS_API int ts_store_reap(struct ts_reader *reader, struct ts_get **done, unsigne
 TS_API int ts_store_reader_fd(struct ts_reader *reader);
 TS_API int ts_store_maintain(struct ts_store *store);
 TS_API int ts_store_stat_get(struct ts_store *store, struct ts_store_stat *stat);
+/* TS_EUNSUPPORTED: this store can't. */
+TS_API int ts_store_list(struct ts_store *store, ts_key_fn fn, void *user);
 
 /* ---- Wrappers ---------------------------------------------------------------------------
  *

@@ -43,6 +43,25 @@ static int stat_get(struct ts_store *store, struct ts_store_stat *stat)
 	return 0;
 }
 
+static int list(struct ts_store *store, ts_key_fn fn, void *user)
+{
+	struct ts_file *file = TS_CONTAINER(store, struct ts_file, base);
+	int ret = 0;
+
+	/* By groups that hold anything: the index is sparse. */
+	for (uint64_t group = 0; group <= file->key_max / TS_FILE_GROUP_KEYS; group++) {
+		uint64_t key = group * TS_FILE_GROUP_KEYS;
+		uint64_t end = TS_MIN(key + TS_FILE_GROUP_KEYS, file->key_max + 1);
+
+		if (!(file->touched[group / 64] >> (group % 64) & 1))
+			continue;
+		for (; !ret && key < end; key++)
+			if (atomic_load(&file->sizes[key]))
+				ret = TS_MIN(fn(user, key), 0);
+	}
+	return ret;
+}
+
 static int open_store(const struct ts_store_config *config, struct ts_store **store_out)
 {
 	int ret = ts_file_open(config, store_out);
@@ -55,6 +74,7 @@ static int open_store(const struct ts_store_config *config, struct ts_store **st
 const struct ts_store_ops ts_store_file_ops = {
 	.size = sizeof(struct ts_store_ops),
 	.name = "file",
+	.flags = TS_STORE_CAN_RESUME,
 	.open = open_store,
 	.close = ts_file_close,
 	.put = ts_file_put,
@@ -67,4 +87,5 @@ const struct ts_store_ops ts_store_file_ops = {
 	.reader_fd = ts_file_reader_fd,
 	.maintain = ts_file_maintain,
 	.stat = stat_get,
+	.list = list,
 };

@@ -26,6 +26,7 @@
 
 #include <tierstore/store.h>
 
+#include "os/mapfile.h"
 #include "store/file_format.h"
 #include "util/base.h"
 #include "util/limits.h"
@@ -128,6 +129,9 @@ struct ts_file {
 	_Atomic uint32_t *places;   /* in units from the start of the file */
 	_Atomic uint16_t *sizes;    /* in units, head included; 0: no frame */
 	size_t index_map_bytes, segment_map_bytes;
+	struct ts_mapfile state;    /* where both and the segments lie, if they are to outlive us */
+	_Atomic uint8_t *reserved;  /* state: a group of keys has room in it */
+	bool is_resumed;
 	_Atomic uint32_t replacing; /* odd while a place and a size belong to different frames */
 
 	pthread_mutex_t lock;
@@ -206,6 +210,10 @@ void ts_file_index_set(struct ts_file *file, uint64_t key, uint32_t place, uint1
 bool ts_file_index_move(struct ts_file *file, uint64_t key, uint32_t from, uint32_t to,
 			uint16_t nr_units);
 void ts_file_index_drop(struct ts_file *file, uint64_t key);
+/* For a store that is resumed: counts a frame that is in the index already. */
+void ts_file_index_count(struct ts_file *file, uint64_t key, uint32_t place, uint16_t nr_units);
+/* The same, after all frames: the segment is in use, or free. */
+void ts_file_segment_resume(struct ts_file *file, uint32_t segment);
 /* For a store that is loaded: segment holds current records. */
 void ts_file_segment_adopt(struct ts_file *file, uint32_t segment, uint32_t sequence);
 /* No lock needed.  False: no such frame.  Else the segment is pinned. */
@@ -263,5 +271,17 @@ bool ts_file_walk(const struct ts_file *file, const uint8_t *image, uint32_t len
 		  uint32_t *head_at_out);
 int ts_file_load(struct ts_file *file);
 int ts_file_keep(struct ts_file *file);
+
+/* ---- file_state.c: the index in a shared map, for a store that outlives its process ------- */
+int ts_file_state_open(struct ts_file *file, const struct ts_store_config *config);
+void ts_file_state_close(struct ts_file *file);
+/* The store has got its superblock: from now on the map is that store's. */
+void ts_file_state_bind(struct ts_file *file);
+bool ts_file_state_is_of(const struct ts_file *file, const struct ts_file_super *super);
+/* Before a put: makes sure of room in the map for this key. */
+int ts_file_state_reserve(struct ts_file *file, uint64_t key);
+/* Calls fn for every key that may be there. */
+int ts_file_state_each(struct ts_file *file, int (*fn)(struct ts_file *file, uint64_t key));
+int ts_file_resume(struct ts_file *file);
 
 #endif

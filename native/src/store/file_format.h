@@ -33,6 +33,7 @@ enum {
 enum {
 	TS_FILE_CLEAN = 1,   /* closed in order: every record that is not dead is current */
 	TS_FILE_CREATED = 2, /* the store itself made this file, and removes it when closed */
+	TS_FILE_HELD = 4,    /* the index lies in an engine's state folder: not to be discarded */
 };
 
 struct ts_file_super {

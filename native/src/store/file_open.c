@@ -118,7 +118,18 @@ static int read_first_block(struct ts_file *file)
 	return ret ? ts_fail(ret, "read %s: %s", file->path, strerror(-ret)) : 0;
 }
 
-/* 1: a kept store to load; 0: may be formatted; negative: hands off. */
+static int recognise_resumed(struct ts_file *file, const struct ts_file_super *super)
+{
+	if (!(super->flags & TS_FILE_HELD) || !ts_file_state_is_of(file, super) ||
+	    super->capacity_bytes != file->capacity_bytes)
+		return ts_fail(TS_ESTATE, "%s is not the store that the state folder was written "
+			       "with; put that back, or remove the state folder", file->path);
+	file->super = *super;
+	file->is_created = super->flags & TS_FILE_CREATED;
+	return 2;
+}
+
+/* 2: a store to take over; 1: a kept store to load; 0: may be formatted; negative: hands off. */
 static int recognise(struct ts_file *file, const struct ts_file_options *options)
 {
 	struct ts_file_super super;
@@ -127,10 +138,13 @@ static int recognise(struct ts_file *file, const struct ts_file_options *options
 	if (ret)
 		return ret;
 	ret = super_parse(file, &super);
-	if (options->is_init)
+	if (options->is_init && !file->is_resumed)
 		return 0;
 	if (ret < 0)
 		return ret;
+	if (ret == 0 && file->is_resumed)
+		return ts_fail(TS_ESTATE, "%s is no store, but the state folder was written with "
+			       "one; put that back, or remove the state folder", file->path);
 	if (ret == 0) {
 		ret = medium_is_blank(file);
 		return ret < 0 ? ret : ret ? 0 :
@@ -138,6 +152,12 @@ static int recognise(struct ts_file *file, const struct ts_file_options *options
 				"left untouched.  Name another path, or give init=1 to overwrite "
 				"it", file->path);
 	}
+	if (file->is_resumed)
+		return recognise_resumed(file, &super);
+	if (super.flags & TS_FILE_HELD)
+		return ts_fail(TS_EWRONGFILE, "%s holds frames that belong to an engine's state "
+			       "folder; open it with that folder, or with init=1 to discard them",
+			       file->path);
 	if (!(super.flags & TS_FILE_CLEAN)) {
 		/* Its guest is gone.  Keep what we need to get rid of it. */
 		file->super = super;
@@ -170,7 +190,10 @@ static int format(struct ts_file *file)
 	else if (ftruncate(file->fd, 0) || ftruncate(file->fd, (off_t)file->capacity_bytes))
 		return ts_fail(-errno, "ftruncate %s to %llu bytes: %m", file->path,
 			       (unsigned long long)file->capacity_bytes);
-	ret = ts_file_super_write(file, file->is_created ? TS_FILE_CREATED : 0);
+	ret = ts_file_super_write(file, (file->is_created ? TS_FILE_CREATED : 0u) |
+				  (file->state.base ? TS_FILE_HELD : 0u));
+	if (!ret && file->state.base)
+		ts_file_state_bind(file);
 	return ret ? ts_fail(ret, "write %s: %s", file->path, strerror(-ret)) : 0;
 }
 
@@ -182,6 +205,8 @@ static int bring_up(struct ts_file *file, const struct ts_file_options *options)
 		return ret;
 	if (ret == 0)
 		return format(file);
+	if (ret == 2)
+		return ts_file_resume(file);
 	ret = ts_file_load(file);
 	if (ret)
 		return ret;
@@ -219,9 +244,11 @@ static int map_memory(struct ts_file *file)
 
 	file->index_map_bytes = nr_keys * sizeof(file->places[0]);
 	file->segment_map_bytes = file->nr_segments * sizeof(file->segments[0]);
-	file->places = map_bytes(file, file->index_map_bytes);
-	file->sizes = map_bytes(file, nr_keys * sizeof(file->sizes[0]));
-	file->segments = map_bytes(file, file->segment_map_bytes);
+	if (!file->state.base) {
+		file->places = map_bytes(file, file->index_map_bytes);
+		file->sizes = map_bytes(file, nr_keys * sizeof(file->sizes[0]));
+		file->segments = map_bytes(file, file->segment_map_bytes);
+	}
 	file->gc_buffer = map_bytes(file, TS_FILE_SEGMENT_BYTES);
 	file->touched = calloc(nr_groups / 64 + 1, sizeof(file->touched[0]));
 	file->gc_items = calloc(file->batch_max, sizeof(file->gc_items[0]));
@@ -239,6 +266,7 @@ static int map_memory(struct ts_file *file)
 
 static void unmap_memory(struct ts_file *file)
 {
+	ts_file_state_close(file);
 	if (file->places)
 		munmap(file->places, file->index_map_bytes);
 	if (file->sizes)
@@ -254,7 +282,7 @@ static void unmap_memory(struct ts_file *file)
 
 /* ---- Open and close ---------------------------------------------------------------------- */
 
-static int check_config(const struct ts_store_config *config)
+static int check_config(const struct ts_store_config *config, bool is_kept)
 {
 	if (!config->path || !config->path[0])
 		return ts_fail(TS_ECONFIG, "store file: needs a path (a file or a block device)");
@@ -264,6 +292,9 @@ static int check_config(const struct ts_store_config *config)
 			       TS_FILE_SEGMENTS_MIN * (TS_FILE_SEGMENT_BYTES >> 20));
 	if (config->size_bytes / TS_FILE_UNIT_BYTES_MAX > UINT32_MAX)
 		return ts_fail(TS_ECONFIG, "%s: size is more than 16 TiB", config->path);
+	if (config->state_path && is_kept)
+		return ts_fail(TS_ECONFIG, "%s: keep=1 is for stores without a state folder",
+			       config->path);
 	if (config->frame_max_bytes > TS_FRAME_BYTES_MAX)
 		return ts_fail(TS_ELIMIT, "%s: frames of up to %u bytes; at most %d", config->path,
 			       config->frame_max_bytes, TS_FRAME_BYTES_MAX);
@@ -304,7 +335,9 @@ static struct ts_file *create(const struct ts_store_config *config,
 	pthread_mutex_init(&file->pool_lock, NULL);
 	pthread_cond_init(&file->pool_changed, NULL);
 	file->path = strdup(config->path);
+	file->state.fd = -1;
 	file->is_kept = options->is_kept;
+	file->is_resumed = config->state_path && config->is_resume;
 	set_geometry(file, config);
 	file->reader_depth = options->depth ? options->depth : TS_MAX(config->depth_max, 1u);
 	return file;
@@ -316,7 +349,7 @@ int ts_file_open(const struct ts_store_config *config, struct ts_store **store_o
 	int ret = ts_file_options_parse(config->options, &options);
 
 	if (!ret)
-		ret = check_config(config);
+		ret = check_config(config, options.is_kept);
 	if (ret)
 		return ret;
 	struct ts_file *file = create(config, &options);
@@ -326,9 +359,13 @@ int ts_file_open(const struct ts_store_config *config, struct ts_store **store_o
 		return ts_fail(-ENOMEM, "%s: out of memory", config->path);
 	}
 	ts_set_error(0, "");
-	ret = map_memory(file);
+	/* Locked first: the map may be in use by whoever has the lock. */
+	ret = ts_file_medium_open(file, config, &options);
+	bool is_new = file->is_created;
+	if (!ret && config->state_path)
+		ret = ts_file_state_open(file, config);
 	if (!ret)
-		ret = ts_file_medium_open(file, config, &options);
+		ret = map_memory(file);
 	/* The rings first: whatever can be refused is refused before anything is written. */
 	if (!ret)
 		ret = ts_file_writer_create(file, &file->gc_writer);
@@ -341,7 +378,7 @@ int ts_file_open(const struct ts_store_config *config, struct ts_store **store_o
 	}
 	if (ret) {
 		/* A failed open leaves nothing behind; never remove what others have locked. */
-		if (file->is_created && file->is_locked)
+		if (is_new && file->is_locked)
 			unlink(file->path);
 		destroy(file);
 		return ret;
@@ -356,6 +393,10 @@ void ts_file_close(struct ts_store *store)
 
 	if (!store)
 		return;
+	if (file->state.base) {
+		destroy(file);  /* everything stays as it is */
+		return;
+	}
 	if (file->is_kept) {
 		/* Data before the mark that vouches for it. */
 		if (!ts_file_keep(file) && !fdatasync(file->fd) &&

@@ -98,6 +98,17 @@ void ts_file_segment_adopt(struct ts_file *file, uint32_t number, uint32_t seque
 		file->sequence_next = sequence + 1;
 }
 
+void ts_file_segment_resume(struct ts_file *file, uint32_t number)
+{
+	struct ts_file_segment *segment = &file->segments[number];
+
+	file->nr_free--;
+	file->nr_used++;
+	/* What is dead in it, and what was never written. */
+	ts_file_segment_gain(file, number, file->segment_units - segment->live_units);
+	check_empty(file, number);
+}
+
 void ts_file_segment_gain(struct ts_file *file, uint32_t number, uint32_t nr_units)
 {
 	file->segments[number].gain_units += nr_units;
@@ -151,6 +162,13 @@ static void count_touched(struct ts_file *file, uint64_t key)
 		return;
 	file->touched[group / 64] |= bit;
 	file->nr_groups_touched++;
+}
+
+void ts_file_index_count(struct ts_file *file, uint64_t key, uint32_t place, uint16_t nr_units)
+{
+	count_touched(file, key);
+	count_live(file, place, nr_units);
+	file->nr_frames++;
 }
 
 void ts_file_index_set(struct ts_file *file, uint64_t key, uint32_t place, uint16_t nr_units)

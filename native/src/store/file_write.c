@@ -307,7 +307,8 @@ int ts_file_write_batch(struct ts_file *file, struct ts_file_writer *writer, str
 	writer->nr_rounds = 0;
 	for (unsigned i = 0; i < nr_items; i++)
 		items[i].status = items[i].key > file->key_max ||
-				  items[i].len_bytes > file->frame_max_bytes ? TS_ELIMIT : 0;
+				  items[i].len_bytes > file->frame_max_bytes ? TS_ELIMIT :
+				  ts_file_state_reserve(file, items[i].key);
 	ts_file_pack_order(writer, items, nr_items, &nr_left);
 	while (ret == 0 && nr_left > 0)
 		ret = write_round(file, writer, items, &nr_left);

@@ -105,6 +105,7 @@ int ts_guard_create(struct ts_store *inner, const struct ts_store_ops *ops, stru
 		.reader_fd = ts_store_reader_fd,
 		.maintain = ts_store_maintain,
 		.stat = ts_store_stat_get,
+		.list = ts_store_list,
 	};
 	guard->base.ops = &guard->own;
 	*store_out = &guard->base;
@@ -320,4 +321,16 @@ int ts_store_stat_get(struct ts_store *store, struct ts_store_stat *stat)
 	memset(stat, 0, size);
 	memcpy(stat, &full, TS_MIN(size, sizeof(full)));
 	return 0;
+}
+
+/* A wrapper adds no keys: the store itself is asked. */
+int ts_store_list(struct ts_store *store, ts_key_fn fn, void *user)
+{
+	struct guard *guard = guard_of(store);
+
+	while (guard->next)
+		guard = guard_of(guard->next);
+	if (!guard->call.list)
+		return ts_fail(TS_EUNSUPPORTED, "store '%s' can't list its keys", guard->own.name);
+	return guard->call.list(guard->inner, fn, user);
 }

@@ -95,7 +95,14 @@ static int configure(struct ts_lmdb_store *lmdb, const struct ts_store_config *c
 		return ts_fail(TS_ECONFIG, "lmdb store '%s': size is %llu bytes; the least is %llu",
 			       lmdb->name, (unsigned long long)config->size_bytes,
 			       (unsigned long long)size_min);
-	return ts_options_parse(lmdb->name, config->options, set_option, lmdb);
+	int result = ts_options_parse(lmdb->name, config->options, set_option, lmdb);
+	if (result == 0 && config->state_path && lmdb->keep)
+		return ts_fail(TS_ECONFIG, "lmdb store '%s': keep=1 is for stores without a state "
+			       "folder", lmdb->name);
+	lmdb->mode = lmdb->keep ? TS_LMDB_KEEP : TS_LMDB_FRESH;
+	if (config->state_path)
+		lmdb->mode = config->is_resume ? TS_LMDB_RESUME : TS_LMDB_HOLD;
+	return result;
 }
 
 static int env_open(struct ts_lmdb_store *lmdb, const struct ts_store_config *config)
@@ -282,12 +289,14 @@ static int lmdb_open(const struct ts_store_config *config, struct ts_store **sto
 	pthread_mutex_init(&lmdb->stat_lock, NULL);
 	int result = configure(lmdb, config);
 	if (result == 0)
-		result = ts_lmdb_folder_open(config->path, lmdb->keep, &lmdb->folder);
+		result = ts_lmdb_folder_open(config->path, lmdb->mode, &lmdb->folder);
 	if (result == 0)
 		result = contents_open(lmdb, config);
 	if (result < 0) {
 		bool is_created = lmdb->folder.is_created;
 
+		/* One that could not even be made is not held for anybody. */
+		lmdb->folder.is_held &= lmdb->mode == TS_LMDB_RESUME;
 		lmdb_finish(lmdb, lmdb->folder.is_kept);
 		if (is_created)
 			rmdir(config->path);
@@ -418,10 +427,35 @@ static int lmdb_stat(struct ts_store *store, struct ts_store_stat *stat)
 	return 0;
 }
 
+static int lmdb_list(struct ts_store *store, ts_key_fn fn, void *user)
+{
+	struct ts_lmdb_store *lmdb = (struct ts_lmdb_store *)store;
+	MDB_val key, value;
+	MDB_cursor *cursor;
+	uint64_t number;
+	int result = 0;
+
+	TS_SCOPED_LOCK(&lmdb->stat_lock);
+	int rc = ts_mdb_renew(lmdb->stat_txn);
+	if (rc)
+		return ts_lmdb_error(rc);
+	rc = mdb_cursor_open(lmdb->stat_txn, lmdb->frames, &cursor);
+	if (rc == 0) {
+		while (result >= 0 &&
+		       (rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+			memcpy(&number, key.mv_data, sizeof(number));
+			result = fn(user, number);
+		}
+		mdb_cursor_close(cursor);
+	}
+	mdb_txn_reset(lmdb->stat_txn);
+	return result < 0 ? result : rc == MDB_NOTFOUND ? 0 : ts_lmdb_error(rc);
+}
+
 const struct ts_store_ops ts_store_lmdb_ops = {
 	.size = sizeof(struct ts_store_ops),
 	.name = "lmdb",
-	.flags = TS_STORE_BLOCKING_GET,
+	.flags = TS_STORE_BLOCKING_GET | TS_STORE_CAN_RESUME,
 	.open = lmdb_open,
 	.close = lmdb_close,
 	.put = ts_lmdb_put,
@@ -431,4 +465,5 @@ const struct ts_store_ops ts_store_lmdb_ops = {
 	.get = lmdb_get,
 	.maintain = lmdb_maintain,
 	.stat = lmdb_stat,
+	.list = lmdb_list,
 };

@@ -27,12 +27,21 @@ struct ts_lmdb_folder {
 	int marker_fd;
 	bool is_created;/* by this open; a failed one removes it again */
 	bool is_kept;   /* its frames are from before and count */
+	bool is_held;   /* its frames outlive this process, however that ends */
 };
 
-/* Creates or takes over the folder at @path, locked.  With @keep, what an orderly close kept is
- * left in place; anything else of ours is removed, so that a crash leaves nothing behind.
- * Errors: TS_EWRONGFILE, TS_EVERSION, TS_ELOCKED, -errno; with a text. */
-int ts_lmdb_folder_open(const char *path, bool keep, struct ts_lmdb_folder *folder);
+/* What is to be done with frames that are there, and with ours at the end. */
+enum ts_lmdb_mode {
+	TS_LMDB_FRESH = 0,  /* removed; removed */
+	TS_LMDB_KEEP,       /* taken over if they were kept; kept if the close is in order */
+	TS_LMDB_HOLD,       /* removed; stay */
+	TS_LMDB_RESUME,     /* taken over, must be there; stay */
+};
+
+/* Creates or takes over the folder at @path, locked.  Frames of ours that are not taken over are
+ * removed, so that a crash leaves nothing behind; but not those that are held (TS_EWRONGFILE).
+ * Errors: TS_EWRONGFILE, TS_EVERSION, TS_ELOCKED, TS_ESTATE, -errno; with a text. */
+int ts_lmdb_folder_open(const char *path, enum ts_lmdb_mode mode, struct ts_lmdb_folder *folder);
 
 /* Marks the frames as kept (their data is on disk already), or removes them; unlocks. */
 int ts_lmdb_folder_close(struct ts_lmdb_folder *folder, bool keep);
@@ -45,6 +54,7 @@ struct ts_lmdb_store {
 	MDB_env *env;
 	MDB_dbi frames, main;
 	bool keep, sync, is_open;
+	enum ts_lmdb_mode mode;
 	uint32_t frame_max_bytes;
 	uint32_t page_bytes;
 	uint64_t map_pages;      /* the size limit */

@@ -5,7 +5,8 @@
  * A small text file, the marker, says that the folder is ours, the format's version, and one
  * word of state.  "open": somebody works in it, or did until a crash; the frames belonged to guests
  * that are gone, so whoever opens it next removes them.  "kept": an orderly close with keep=1 left
- * complete frames.  The marker is on disk before the first frame is, and says "kept" only after the
+ * complete frames.  "held": the frames belong to an engine's state folder and outlive the process
+ * that put them.  The marker is on disk before the first frame is, and says "kept" only after the
  * last one is, so it can't promise too much, not even after a power cut.
  *
  * A folder that has something in it but no marker is somebody else's and is not touched.
@@ -25,7 +26,9 @@ static const char marker_name[] = "tierstore-lmdb";
 static const char marker_magic[] = "tierstore-lmdb ";
 static const char marker_open[] = "tierstore-lmdb 1 open\n";
 static const char marker_kept[] = "tierstore-lmdb 1 kept\n";
-static_assert(sizeof(marker_open) == sizeof(marker_kept), "one replaces the other in place");
+static const char marker_held[] = "tierstore-lmdb 1 held\n";
+static_assert(sizeof(marker_open) == sizeof(marker_kept) &&
+	      sizeof(marker_open) == sizeof(marker_held), "one replaces the other in place");
 
 /* The only names that are ever removed. */
 static const char *const data_names[] = { "data.mdb", "lock.mdb" };
@@ -97,7 +100,7 @@ static int folder_look(int dir_fd, bool *is_empty, char foreign_out[64])
 }
 
 /* What the marker says.  An empty one is what a crash right after its creation leaves. */
-static int marker_read(int fd, const char *path, bool *is_kept)
+static int marker_read(int fd, const char *path, bool *is_kept, bool *is_held)
 {
 	char text[64] = "";
 	unsigned version;
@@ -114,6 +117,7 @@ static int marker_read(int fd, const char *path, bool *is_kept)
 		return ts_fail(TS_EVERSION, "%s holds an lmdb store of version %u, this library "
 			       "writes version 1; delete the folder or use another", path, version);
 	*is_kept = strcmp(text, marker_kept) == 0;
+	*is_held = strcmp(text, marker_held) == 0;
 	return 0;
 }
 
@@ -163,17 +167,34 @@ static int marker_open_or_create(struct ts_lmdb_folder *folder, const char *path
 		return ts_fail(-errno, "stat %s/%s: %m", path, marker_name);
 	if (stat.st_size == 0 && !foreign[0])
 		return 0;
-	return marker_read(folder->marker_fd, path, &folder->is_kept);
+	return marker_read(folder->marker_fd, path, &folder->is_kept, &folder->is_held);
+}
+
+static int mode_check(struct ts_lmdb_folder *folder, const char *path, enum ts_lmdb_mode mode)
+{
+	if (mode == TS_LMDB_RESUME && !folder->is_held)
+		return ts_fail(TS_ESTATE, "%s holds no frames of the state folder; put them back, "
+			       "or remove the state folder", path);
+	if (mode != TS_LMDB_RESUME && folder->is_held)
+		return ts_fail(TS_EWRONGFILE, "%s holds frames that belong to an engine's state "
+			       "folder; open it with that folder, or delete it", path);
+	folder->is_kept = mode == TS_LMDB_RESUME || (folder->is_kept && mode == TS_LMDB_KEEP);
+	folder->is_held = mode == TS_LMDB_RESUME || mode == TS_LMDB_HOLD;
+	return 0;
 }
 
 /* Takes the folder over for this process's own use. */
-static int folder_claim(struct ts_lmdb_folder *folder, const char *path, bool keep)
+static int folder_claim(struct ts_lmdb_folder *folder, const char *path, enum ts_lmdb_mode mode)
 {
-	folder->is_kept = folder->is_kept && keep;
+	int result = mode_check(folder, path, mode);
+
+	if (result < 0)
+		return result;
 	if (fchmod(folder->dir_fd, 0700) < 0)
 		return ts_fail(-errno, "chmod %s: %m; the folder must belong to this user", path);
 	/* Before the frames are removed: a crash in between must not leave "kept" without them. */
-	int result = marker_write(folder, marker_open);
+	if (mode != TS_LMDB_RESUME)
+		result = marker_write(folder, marker_open);
 	if (result < 0)
 		return ts_fail(result, "write %s/%s: %s", path, marker_name, strerror(-result));
 	if (!folder->is_kept) {
@@ -182,7 +203,13 @@ static int folder_claim(struct ts_lmdb_folder *folder, const char *path, bool ke
 		/* Its layout depends on the build of LMDB that made it; nobody else has it open. */
 		result = -errno;
 	}
-	return result < 0 ? ts_fail(result, "unlink in %s: %s", path, strerror(-result)) : 0;
+	if (result < 0)
+		return ts_fail(result, "unlink in %s: %s", path, strerror(-result));
+	/* An environment that is not there yet is made by whoever resumes it. */
+	if (mode == TS_LMDB_HOLD)
+		result = marker_write(folder, marker_held);
+	return result < 0 ? ts_fail(result, "write %s/%s: %s", path, marker_name,
+				    strerror(-result)) : 0;
 }
 
 static void folder_unlock(struct ts_lmdb_folder *folder)
@@ -194,7 +221,7 @@ static void folder_unlock(struct ts_lmdb_folder *folder)
 	folder->marker_fd = folder->dir_fd = -1;
 }
 
-int ts_lmdb_folder_open(const char *path, bool keep, struct ts_lmdb_folder *folder)
+int ts_lmdb_folder_open(const char *path, enum ts_lmdb_mode mode, struct ts_lmdb_folder *folder)
 {
 	*folder = (struct ts_lmdb_folder){ .dir_fd = -1, .marker_fd = -1 };
 	int result = folder_lock(path, &folder->is_created);
@@ -203,7 +230,7 @@ int ts_lmdb_folder_open(const char *path, bool keep, struct ts_lmdb_folder *fold
 	folder->dir_fd = result;
 	result = marker_open_or_create(folder, path);
 	if (result == 0)
-		result = folder_claim(folder, path, keep);
+		result = folder_claim(folder, path, mode);
 	if (result < 0)
 		folder_unlock(folder);
 	return result;
@@ -215,7 +242,9 @@ int ts_lmdb_folder_close(struct ts_lmdb_folder *folder, bool keep)
 
 	if (folder->dir_fd < 0)
 		return 0;
-	if (keep) {
+	if (folder->is_held) {
+		result = 0;
+	} else if (keep) {
 		result = marker_write(folder, marker_kept);
 	} else {
 		/* The marker goes last, so that what is left at any moment is known as ours. */

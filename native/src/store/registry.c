@@ -158,6 +158,11 @@ static int base_open(const char *kind, const struct ts_store_ops *ops,
 	int result = ts_ops_complete(ops, &whole);
 	if (result < 0)
 		return result;
+	if (config->state_path && (!(whole.flags & TS_STORE_CAN_RESUME) || !whole.list))
+		return ts_fail(TS_EUNSUPPORTED, "tier '%s': what the store '%s' holds ends with "
+			       "its process, but the engine has a state folder; use the store "
+			       "file, on a tmpfs for compressed RAM, or lmdb", config->name,
+			       whole.name);
 	result = whole.open(config, &inner);
 	if (result < 0)
 		return result;
