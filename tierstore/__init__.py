@@ -41,8 +41,10 @@ if TYPE_CHECKING:
     from tierstore.memory import GuestMemory
     from tierstore.probe import Probe
     from tierstore.region import EvictResult, Region, ScanResult
+    from tierstore.remote import Ability, Mode, RemoteRange
 
 __all__ = [
+    "Ability",
     "Config",
     "ConfigError",
     "Decision",
@@ -50,11 +52,13 @@ __all__ = [
     "EvictResult",
     "GuestMemory",
     "HostError",
+    "Mode",
     "Policy",
     "Probe",
     "Region",
     "RegionError",
     "RegionGone",
+    "RemoteRange",
     "ScanResult",
     "Statistics",
     "Store",
@@ -69,11 +73,14 @@ __all__ = [
 ]
 
 _NEEDS_CORE = {
+    "Ability": "tierstore.remote",
     "Engine": "tierstore.engine",
     "EvictResult": "tierstore.region",
     "GuestMemory": "tierstore.memory",
+    "Mode": "tierstore.remote",
     "Probe": "tierstore.probe",
     "Region": "tierstore.region",
+    "RemoteRange": "tierstore.remote",
     "ScanResult": "tierstore.region",
 }
 

@@ -19,7 +19,7 @@ import atexit
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,11 +28,12 @@ from tierstore import _publish, _snapshot, _tiers
 from tierstore._controller import Controller
 from tierstore._guard import Guard
 from tierstore._native import ffi, lib
-from tierstore.config import Config
+from tierstore.config import Config, RegionConfig
 from tierstore.errors import HostError, RegionError, TierstoreError, UsageError, check_error
 from tierstore.memory import GuestMemory
 from tierstore.probe import probe
 from tierstore.region import Region, region_options
+from tierstore.remote import Ability, Mode, RemoteMemory, RemoteRange, adopt_options, tracker_of
 from tierstore.statistics import Statistics
 
 __all__ = ["Engine"]
@@ -122,14 +123,59 @@ class Engine:
             name = f"region{next(self._names)}"
         config = self.config.region_for(name)
         options, keep = region_options(name, memory, config)
+        region = self._enter(name, memory, config, lib.ts_region_attach, options, "attach")
+        del keep
+        return region
+
+    def adopt(
+        self,
+        uffd: int,
+        ranges: Sequence[RemoteRange],
+        *,
+        modes: Mode,
+        name: str | None = None,
+        pagemap_fd: int = -1,
+        length_max: int = 0,
+        image: str | None = None,
+        is_persistent: bool = False,
+        identity: bytes = b"",
+    ) -> Region:
+        """Take over the faults of another process's memory, while its guest runs.
+
+        ``uffd`` is that process's userfaultfd, with which it registered all ``ranges`` in
+        ``modes``; ``pagemap_fd`` its ``/proc/PID/pagemap``, if that can be had.  Descriptors are
+        duplicated: close yours.  ``Region.abilities`` says what the registration allows, and
+        ``Region.limits`` what it does not.  ``length_max`` leaves room for ``Region.add_range``.
+        Raises ``RegionError``, ``ConfigError`` or ``UsageError`` for what can't be served.
+        """
+        memory = RemoteMemory(ranges)
+        if name is None:
+            name = f"region{next(self._names)}"
+        config = self.config.region_for(name)
+        options, keep = adopt_options(
+            name, config, uffd, ranges, modes=modes, pagemap_fd=pagemap_fd, length_max=length_max,
+            image=image, is_persistent=is_persistent, identity=identity,
+        )  # fmt: skip
+        region = self._enter(name, memory, config, lib.ts_region_adopt, options, "adopt")
+        del keep
+        region.tracker = tracker_of(modes, Ability(region.abilities))
+        return region
+
+    def _enter(
+        self,
+        name: str,
+        memory: GuestMemory,
+        config: RegionConfig,
+        function: Callable[..., int],
+        options: Any,
+        what: str,
+    ) -> Region:
         with self._guard.use() as engine:
             with self._lock:
                 if name in self._regions:
                     raise RegionError(f'a region "{name}" is attached already')
             out = ffi.new("struct ts_region **")
-            rc = lib.ts_region_attach(engine, options, out)
-            check_error(rc, "attach", default=RegionError)
-            del keep
+            check_error(function(engine, options, out), what, default=RegionError)
             region = Region(self, name, memory, config, out[0])
             with self._lock:
                 self._regions[name] = region

@@ -96,6 +96,11 @@ class GuestMemory:
         return cls(address, length_bytes, kind, fd, fd_offset)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether this is another process's (``tierstore.remote``): there is no address here."""
+        return False
+
+    @property
     def buffer(self) -> memoryview:
         """The bytes, writable.  Mind the lock (see the class)."""
         return memoryview(ffi.buffer(ffi.cast("char *", self.address), self.length_bytes))

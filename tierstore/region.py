@@ -14,6 +14,7 @@ from tierstore._native import ffi, lib
 from tierstore.config import RegionConfig
 from tierstore.errors import RegionError, RegionGone, Status, StoreCorrupt, check_error
 from tierstore.memory import GuestMemory
+from tierstore.remote import Ability, RemoteMemory, RemoteRange, range_struct
 from tierstore.statistics import RegionStatistics
 
 if TYPE_CHECKING:
@@ -106,6 +107,18 @@ class Region:
         """False once ``detach`` has begun."""
         return self._guard.is_open
 
+    @property
+    def abilities(self) -> Ability:
+        """What can be done with this memory; everything, unless it is another process's."""
+        with self._guard.use() as region:
+            return Ability(lib.ts_region_abilities(region))
+
+    @property
+    def limits(self) -> str:
+        """What can't be done, why, and what would have to change; "" if nothing."""
+        with self._guard.use() as region:
+            return bytes(ffi.string(lib.ts_region_limits(region))).decode("utf-8", "replace")
+
     def deactivate(self) -> None:
         """From now on the kernel notices touches.  What was seen since the last scan is lost."""
         with self._guard.use() as region:
@@ -185,6 +198,8 @@ class Region:
         self._copy(ffi.cast("char *", self.memory.address + offset), source, length, "write")
 
     def _copy(self, target: Any, source: Any, length: int, verb: str) -> None:
+        if self.memory.is_remote:
+            raise RegionError(f"{self._what(verb)}: the memory is another process's")
         with self._guard.use():
             if lib.ts_workload_copy(target, source, length) < 0:
                 raise StoreCorrupt(f"{self._what(verb)}: a page of the range is lost (poisoned)")
@@ -224,11 +239,27 @@ class Region:
 
         Idempotent.  Raises ``StoreCorrupt`` if pages were lost; the region is detached then, too.
         """
+        self._end(lib.ts_region_detach, "detach")
+
+    def add_range(self, added: RemoteRange) -> None:
+        """Memory was hot-added to an adopted VM: its pages follow the region's last one."""
+        with self._guard.use() as region:
+            check_error(lib.ts_region_add_range(region, range_struct(added)), self._what("add"))
+            assert isinstance(self.memory, RemoteMemory)
+            self.memory.add(added)
+
+    def drop(self) -> None:
+        """The other process is gone: free what is stored, bring nothing back.  Idempotent."""
+        if not self.memory.is_remote:
+            raise RegionError(f"{self._what('drop')}: not another process's memory; detach it")
+        self._end(lib.ts_region_drop, "drop")
+
+    def _end(self, function: Callable[[Any], int], verb: str) -> None:
         handle = self._guard.begin_close()
         if handle is None:
             return
         try:
-            check_error(lib.ts_region_detach(handle), self._what("detach"))
+            check_error(function(handle), self._what(verb))
         finally:
             self.memory.nr_attached -= 1
             self._on_detached(self)

@@ -248,6 +248,85 @@ TS_API int ts_region_attach(struct ts_engine *engine, const struct ts_region_opt
  * afterwards, also when this returns TS_ECORRUPT (some pages were poisoned). */
 TS_API int ts_region_detach(struct ts_region *region);
 
+/* ---- Memory of another process ------------------------------------------------------------
+ *
+ * A VMM may keep its guest memory to itself: it makes a userfaultfd, registers the memory, and
+ * hands the descriptor over (and the memfd behind the memory, if there is one).  Such memory is
+ * never touched through an address, only through the two descriptors.  One VM is one region: its
+ * pages are numbered in the order of its ranges.  deactivate, scan, evict, prefetch, discard, detach and
+ * the statistics work as for memory of our own; what the registration does not allow says
+ * TS_EUNSUPPORTED, and ts_region_limits() says what the operator would change.
+ *
+ *   registered with              track    evict   serve
+ *   MISSING                      -        -       yes
+ *   MISSING, WP (synchronous)    writes   memfd   yes
+ *   MISSING, WP, WP_ASYNC        writes   -       yes   (with pagemap_fd)
+ *
+ * Reads of guest memory are not seen by any of these: a page that is only read is evicted, comes
+ * back by a fault, and is then left alone the longer the more often this happens. */
+
+/* How the VMM registered: a mask. */
+enum {
+	TS_MODE_MISSING = 1,
+	TS_MODE_WP = 2,
+	TS_MODE_WP_ASYNC = 4,
+	TS_MODE_RWP = 8,
+	TS_MODE_RWP_ASYNC = 16,
+};
+
+struct ts_remote_range {
+	size_t size;
+	uint64_t addr;             /* in the other process; page-aligned */
+	uint64_t len_bytes;        /* a multiple of the page size */
+	uint64_t backing_offset;   /* of addr in backing_fd (or in the image, if anonymous) */
+	int32_t backing_fd;        /* the memfd (duplicated); -1: private anonymous memory */
+};
+
+struct ts_adopt_options {
+	size_t size;
+	const char *name;          /* for messages; NULL: "region<N>" */
+	int32_t uffd;              /* the VMM's (duplicated); it is made non-blocking */
+	int32_t pagemap_fd;        /* /proc/PID/pagemap of the VMM (duplicated); -1: none */
+	uint32_t modes;            /* TS_MODE_* */
+	uint32_t nr_ranges;        /* 1 .. 16; all with a memfd, or all without */
+	const struct ts_remote_range *ranges;
+	uint64_t len_max_bytes;    /* room for ts_region_add_range(); 0: none */
+	uint32_t tracker;          /* enum ts_tracker; only auto */
+	uint32_t restore;          /* enum ts_restore */
+	uint32_t guard_scans;      /* as in ts_region_options */
+	const char *image;         /* pages begin as those of this image; NULL: as they are */
+	uint8_t is_persistent;     /* evicted pages outlive this process */
+	uint8_t identity[32];      /* persistent: must match when this name is adopted again */
+};
+
+/* Takes over the faults of another process's memory, while its guest runs.  Pages that are there
+ * count as just touched.  The VMM must have registered all ranges, with one userfaultfd, and must
+ * answer no fault itself.
+ * Errors: TS_ECONFIG (not a userfaultfd; ranges that make no sense), TS_EALIGN, TS_EOVERLAP,
+ * TS_EREGISTERED (this userfaultfd is adopted already, or another has the range), TS_EBACKING (a
+ * range is not registered with it; the descriptor is no memfd, or too small), TS_ESTATE (the
+ * process is gone), TS_ELIMIT, TS_EUNSUPPORTED. */
+TS_API int ts_region_adopt(struct ts_engine *engine, const struct ts_adopt_options *options,
+			   struct ts_region **region_out);
+
+/* Memory was added to the VM (hot-plug) and registered with the same userfaultfd: its pages follow
+ * the region's last one.  Faults there have waited until now. */
+TS_API int ts_region_add_range(struct ts_region *region, const struct ts_remote_range *range);
+
+enum { TS_CAN_SERVE = 1, TS_CAN_TRACK = 2, TS_CAN_EVICT = 4 };
+
+/* What can be done with a region, TS_CAN_*: everything with those of ts_region_attach(). */
+TS_API uint32_t ts_region_abilities(struct ts_region *region);
+/* What can't, why, and what would have to change, for a person; "" if nothing.  Valid as long as
+ * the region. */
+TS_API const char *ts_region_limits(struct ts_region *region);
+
+/* The other process is gone: frees what is stored of its memory and brings nothing back.  (A
+ * process that is still there waits at its next missing page until somebody else serves it.)
+ * ts_region_detach() is the way to leave a VM that lives: everything comes back, and the guest runs
+ * on in plain RAM.  Blocks.  The region is gone afterwards.  TS_ECONFIG: not an adopted region. */
+TS_API int ts_region_drop(struct ts_region *region);
+
 /* ---- The three verbs -------------------------------------------------------------------- */
 
 /* From now on the kernel notices touches.  Pages touched since the last scan lose that memory. */
