@@ -253,9 +253,9 @@ TS_API int ts_region_detach(struct ts_region *region);
  * A VMM may keep its guest memory to itself: it makes a userfaultfd, registers the memory, and
  * hands the descriptor over (and the memfd behind the memory, if there is one).  Such memory is
  * never touched through an address, only through the two descriptors.  One VM is one region: its
- * pages are numbered in the order of its ranges.  deactivate, scan, evict, prefetch, discard, detach and
- * the statistics work as for memory of our own; what the registration does not allow says
- * TS_EUNSUPPORTED, and ts_region_limits() says what the operator would change.
+ * pages are numbered in the order of its ranges.  deactivate, scan, evict, prefetch, discard,
+ * detach and the statistics work as for memory of our own; what the registration does not allow
+ * says TS_EUNSUPPORTED, and ts_region_limits() says what the operator would change.
  *
  *   registered with              track    evict   serve
  *   MISSING                      -        -       yes
