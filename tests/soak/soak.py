@@ -32,8 +32,12 @@ from tierstore.units import parse_size
 
 EVICT_S = 0.1
 SAMPLE_S = 1.0
-WARM_UP = 0.25
-"""Share of the run before the slope is taken: buffers and tables are touched for the first time."""
+WARM_UP = 0.5
+"""Share of the run before the slope is taken.
+
+Until then buffers and tables are touched for the first time, and the file store opens a writer
+(2 MiB) whenever more puts than ever before overlap.
+"""
 
 
 @dataclasses.dataclass

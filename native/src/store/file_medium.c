@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
@@ -14,7 +16,7 @@
 #include "store/file.h"
 #include "util/hook.h"
 
-enum { LOCK_WAIT_MS = 1000, LOCK_PAUSE_MS = 5 };
+enum { LOCK_WAIT_MS = 1000, LOCK_ORPHAN_WAIT_MS = 30000, LOCK_PAUSE_MS = 5 };
 
 /* ---- Options ----------------------------------------------------------------------------- */
 
@@ -162,8 +164,35 @@ static int check_kind(struct ts_file *file, const struct ts_store_config *config
 	return 0;
 }
 
+/* Is the process that locked the file still there?  In doubt: yes. */
+static bool lock_has_owner(const struct ts_file *file)
+{
+	FILE *locks = fopen("/proc/locks", "re");
+	unsigned long inode;
+	struct stat info;
+	char line[256];
+	bool is_listed = false, has_owner = false;
+	int pid;
+
+	if (!locks || fstat(file->fd, &info)) {
+		if (locks)
+			fclose(locks);
+		return true;
+	}
+	while (fgets(line, sizeof(line), locks)) {
+		if (sscanf(line, "%*s FLOCK %*s WRITE %d %*x:%*x:%lu", &pid, &inode) != 2 ||
+		    inode != info.st_ino)
+			continue;
+		is_listed = true;
+		has_owner |= pid <= 0 || !kill(pid, 0) || errno != ESRCH;
+	}
+	fclose(locks);
+	return has_owner || !is_listed;
+}
+
 /* A process that was killed leaves its rings to the kernel, which takes them down, and lets go of
- * the file and its lock, a little after the process is gone: so give a lock some time. */
+ * the file and its lock, a little after the process is gone: so give a lock some time, and one
+ * without an owner as long as that may take on a busy machine. */
 static int lock(struct ts_file *file)
 {
 	static const struct timespec pause = { .tv_nsec = LOCK_PAUSE_MS * 1000000 };
@@ -171,7 +200,8 @@ static int lock(struct ts_file *file)
 	for (unsigned i = 0; flock(file->fd, LOCK_EX | LOCK_NB); i++) {
 		if (errno != EWOULDBLOCK)
 			return ts_fail(-errno, "flock %s: %m", file->path);
-		if (i == LOCK_WAIT_MS / LOCK_PAUSE_MS)
+		if (i >= LOCK_WAIT_MS / LOCK_PAUSE_MS &&
+		    (i >= LOCK_ORPHAN_WAIT_MS / LOCK_PAUSE_MS || lock_has_owner(file)))
 			return ts_fail(TS_ELOCKED, "%s is in use by another process (\"lsof %s\" "
 				       "tells which); each store needs a path of its own",
 				       file->path, file->path);

@@ -2,25 +2,49 @@
  *
  * test_many.c — regions that come and go under a running guest, and several engines with several
  * regions at once: contents stay right, and nothing is left behind. */
-#include <dirent.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include "guest.h"
 
-enum { NR = 1024, ROUNDS = 200, WARM_UP = 20, ENGINES = 3 };
+enum { NR = 1024, ROUNDS = 200, WARM_UP = 20, ENGINES = 3, WRITERS = 3 };
 
 static size_t bytes(uint64_t nr_pages) { return nr_pages * GUEST_PAGE; }
 
-static unsigned nr_fds(void)
-{
-	DIR *folder = opendir("/proc/self/fd");
-	unsigned nr = 0;
+struct fds {
+	unsigned nr_rings, nr_others;
+};
 
-	CHECK(folder != NULL);
-	while (readdir(folder))
-		nr++;
-	closedir(folder);
-	return nr;
+static struct fds count_fds(bool is_printed)
+{
+	struct fds fds = { 0 };
+	char path[64], target[256];
+
+	for (int fd = 0; fd < 256; fd++) {
+		snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+		ssize_t len = readlink(path, target, sizeof(target) - 1);
+		if (len < 0)
+			continue;
+		target[len] = 0;
+		if (is_printed)
+			fprintf(stderr, "fd %d: %s\n", fd, target);
+		if (strstr(target, "[io_uring]"))
+			fds.nr_rings++;
+		else
+			fds.nr_others++;
+	}
+	return fds;
+}
+
+/* The store "file" opens rings for writers as puts happen to overlap, and keeps them. */
+static bool fds_are(struct fds before)
+{
+	struct fds now = count_fds(false);
+
+	if (now.nr_others == before.nr_others && now.nr_rings <= before.nr_rings + WRITERS)
+		return true;
+	count_fds(true);
+	return false;
 }
 
 static unsigned nr_mappings(void)
@@ -40,7 +64,8 @@ static void come_and_go(bool is_memfd, struct ts_region_options options)
 {
 	struct guest guest = { 0 };
 	pthread_t threads[2];
-	unsigned fds = 0, mappings = 0;
+	struct fds fds = { 0 };
+	unsigned mappings = 0;
 	size_t heap_bytes = 0;
 
 	guest_map(&guest, NR, is_memfd);
@@ -55,15 +80,16 @@ static void come_and_go(bool is_memfd, struct ts_region_options options)
 		CHECK_EQ(ts_region_deactivate(guest.region), 0);
 		CHECK_EQ(ts_region_detach(guest.region), 0);
 		if (round == WARM_UP) {
-			fds = nr_fds();
+			fds = count_fds(false);
 			mappings = nr_mappings();
 			heap_bytes = mallinfo2().uordblks;
 		}
 	}
-	/* Stores at work come and go with a few; a leak would be one a round, or a page. */
-	CHECK(nr_fds() < fds + ROUNDS / 4);
-	CHECK(nr_mappings() < mappings + ROUNDS / 4);
-	CHECK(mallinfo2().uordblks < heap_bytes + ROUNDS * 4096);
+	CHECK(fds_are(fds));
+	/* Four mappings a writer.  LMDB's lists of pages grow by doubling, by 200 KiB in all.
+	 * A leak would be one a round. */
+	CHECK(nr_mappings() < mappings + 4 * WRITERS + 8);
+	CHECK(mallinfo2().uordblks < heap_bytes + ROUNDS * 2048);
 	atomic_store(&guest.is_stopping, true);
 	for (unsigned i = 0; i < 2; i++)
 		pthread_join(threads[i], NULL);

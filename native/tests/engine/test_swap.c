@@ -42,6 +42,17 @@ static void *page_out(void *arg)
 	return NULL;
 }
 
+/* The kernel gives up on pages that somebody else is at work on, and wants to be asked again. */
+static void swap_off(const char *path)
+{
+	unsigned n = 0;
+
+	while (swapoff(path)) {
+		fprintf(stderr, "swapoff %s: %s\n", path, strerror(errno));
+		CHECK((errno == EINTR || errno == EAGAIN || errno == EBUSY) && n++ < 10);
+	}
+}
+
 static void run_guest(struct guest *guest, uint64_t evicted_min)
 {
 	struct ts_scan_result scan = { .size = sizeof(scan) };
@@ -80,7 +91,7 @@ static void swapped(bool is_memfd)
 	uint64_t nr_wrong = atomic_load(&guest.nr_wrong);
 	ts_engine_close(guest.engine);
 	guest.engine = NULL;
-	CHECK_EQ(swapoff(path), 0);
+	swap_off(path);
 	CHECK_EQ(nr_wrong, 0);
 	guest_close(&guest);
 	alarm(0);
