@@ -49,7 +49,7 @@ class Controller:
             if self._thread is not None:
                 return
             # Policies are built here so that a wrong name is the caller's exception.
-            for region in self._engine.regions:
+            for region in self._regions():
                 self._policy(region)
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name="tierstore-cycle", daemon=True)
@@ -69,13 +69,17 @@ class Controller:
     def tick(self) -> None:
         """Scan, decide, evict and deactivate, once for every region."""
         with self._tick_lock:
-            for region in self._engine.regions:
+            for region in self._regions():
                 try:
                     self._tick_region(region)
                 except RegionGone:
                     self._policies.pop(region, None)
                     self._last_tick_s.pop(region, None)
             self._trainer.tick()
+
+    def _regions(self) -> tuple[Region, ...]:
+        """Those that this cycle is for."""
+        return self._engine.regions
 
     def _run(self) -> None:
         due_s = time.monotonic()
@@ -91,7 +95,7 @@ class Controller:
                 logger.error("cycle: %s", error)
 
     def _deactivate_all(self) -> None:
-        for region in self._engine.regions:
+        for region in self._regions():
             try:
                 region.deactivate()
             except TierstoreError as error:

@@ -289,7 +289,7 @@ class Config(_Model):
         return default
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], *, source: str = "configuration") -> Config:
+    def from_dict(cls, data: Mapping[str, Any], *, source: str = "configuration") -> Self:
         """Check a parsed configuration.  ``source`` stands in front of each message."""
         try:
             return cls.model_validate(dict(data))
@@ -297,7 +297,7 @@ class Config(_Model):
             raise ConfigError(_config_text.explain(error, cls, source, data)) from None
 
     @classmethod
-    def from_text(cls, text: str, *, source: str = "configuration") -> Config:
+    def from_text(cls, text: str, *, source: str = "configuration") -> Self:
         """Parse and check TOML."""
         try:
             data = tomllib.loads(text)
@@ -306,7 +306,7 @@ class Config(_Model):
         return cls.from_dict(data, source=source)
 
     @classmethod
-    def load(cls, path: str | Path) -> Config:
+    def load(cls, path: str | Path) -> Self:
         """Read, parse and check a file.  Raises ``ConfigError`` if it can't be read, too."""
         try:
             text = Path(path).read_text(encoding="utf-8")
@@ -315,7 +315,7 @@ class Config(_Model):
         return cls.from_text(text, source=str(path))
 
     @classmethod
-    def default(cls, folder: str | Path, *, region_bytes: int = 4 << 30) -> Config:
+    def default(cls, folder: str | Path, *, region_bytes: int = 4 << 30) -> Self:
         """A ladder of ram, lmdb and file below ``folder``, sized for this much guest memory."""
         folder = Path(folder)
         mib = 1 << 20
@@ -339,7 +339,7 @@ class Config(_Model):
         """The resolved configuration as TOML; ``from_text`` of it equals this object."""
         return _config_text.dump_toml(self.to_dict())
 
-    def with_engine(self, **changes: Any) -> Config:
+    def with_engine(self, **changes: Any) -> Self:
         """A copy with settings of the engine changed, checked again."""
         data = self.to_dict()
         data["engine"] |= changes

@@ -4,8 +4,8 @@
 A process that publishes has one socket, named by its pid, in a folder that is its user's alone:
 ``$XDG_RUNTIME_DIR/tierstore``, ``/run/tierstore`` for root, else ``/tmp/tierstore-UID``.  The
 socket is 0600, the peer's uid is checked at every connection (root may ask anyone).  A client
-sends a line ``{"ask": "statistics"}`` and gets a line; as often as it likes.  Nothing that is asked
-changes anything.
+sends a line ``{"ask": "statistics"}`` and gets a line; as often as it likes.  A manager answers
+more (``vms``, ``release``): what a publisher was given as ``commands``.
 
 Sockets of dead processes are removed by whoever finds them.
 """
@@ -19,14 +19,14 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tierstore.errors import HostError, UsageError
 
-__all__ = ["Client", "Publisher", "find_publishers", "runtime_folder"]
+__all__ = ["Client", "Command", "Publisher", "find_publishers", "runtime_folder"]
 
 LINE_BYTES_MAX = 4096
 """The longest request; an answer may be longer."""
@@ -93,15 +93,25 @@ def _peer_uid(connection: socket.socket) -> int:
     return int(uid)
 
 
+Command = Callable[[dict[str, Any]], dict[str, Any]]
+"""Gets the request, returns what is added to the answer; an exception becomes its ``error``."""
+
+
 class Publisher:
     """Answers ``ask()`` to whoever connects, on threads of its own, until closed.
 
-    ``ask`` returns one snapshot an engine, as JSON can hold it; it is called on those threads.
-    Raises ``UsageError`` if this process publishes already.
+    ``ask`` returns one snapshot an engine, as JSON can hold it; it is called on those threads, and
+    so are ``commands``, by what is asked for.  Raises ``UsageError`` if this process publishes
+    already.
     """
 
-    def __init__(self, ask: Callable[[], list[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        ask: Callable[[], list[dict[str, Any]]],
+        commands: Mapping[str, Command] | None = None,
+    ) -> None:
         self._ask = ask
+        self._commands = dict(commands or {})
         self.path = runtime_folder(create=True) / f"{os.getpid()}.sock"
         find_publishers()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -159,10 +169,14 @@ class Publisher:
             request = json.loads(line)
         except ValueError:
             return {"error": "not JSON"}
-        if not isinstance(request, dict) or request.get("ask") != "statistics":
-            return {"error": 'only {"ask": "statistics"} is known'}
+        asked = request.get("ask") if isinstance(request, dict) else None
         try:
-            return {"pid": os.getpid(), "engines": self._ask()}
+            if asked == "statistics":
+                return {"pid": os.getpid(), "engines": self._ask()}
+            if isinstance(asked, str) and asked in self._commands:
+                return {"pid": os.getpid()} | self._commands[asked](request)
+            known = ", ".join(["statistics", *self._commands])
+            return {"error": f"only {known} can be asked for"}
         except Exception as error:
             return {"error": str(error) or type(error).__name__}
 
@@ -211,15 +225,27 @@ class Client:
 
         Raises ``OSError`` when the process has gone, ``HostError`` when it can't answer.
         """
-        self._socket.sendall(b'{"ask": "statistics"}\n')
+        engines: list[dict[str, Any]] = self.ask("statistics")["engines"]
+        return engines
+
+    def ask(self, what: str, **details: str | int) -> dict[str, Any]:
+        """The whole answer to any request.  Raises as ``statistics``."""
+        self._socket.sendall(json.dumps({"ask": what} | details).encode() + b"\n")
         line = self._lines.readline()
         if not line:
             raise ConnectionResetError("the process has gone")
-        answer = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise HostError(f"process {self.pid}: {answer['error']}")
-        engines: list[dict[str, Any]] = answer["engines"]
-        return engines
+        return answer
+
+    def vms(self) -> list[dict[str, Any]]:
+        """One report a VM of a manager; empty for a process that is none."""
+        try:
+            vms: list[dict[str, Any]] = self.ask("vms")["vms"]
+        except HostError:
+            return []
+        return vms
 
     def close(self) -> None:
         """Hang up.  Idempotent."""

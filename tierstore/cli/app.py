@@ -99,6 +99,48 @@ def demo(
 
 @app.command()
 @guarded
+def serve(
+    listen: Annotated[
+        list[Path] | None,
+        typer.Option("--listen", help="A socket for VMMs; may be given several times."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Tiers, budgets and VMs, in TOML.")] = None,
+    users: Annotated[
+        list[str] | None,
+        typer.Option("--users", help="Whose VMMs are served; default: this user's and root's."),
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option(help="Without --config: one tier of RAM this large; 1GiB.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")] = False,
+) -> None:
+    """Manage the memory of VMMs that hand their userfaultfd over, until a signal.
+
+    Speaks to Firecracker (snapshot restore, back end Uffd) and Cloud Hypervisor
+    (uffd_handoff_socket).  SIGTERM: every VM gets its memory back, and runs on.
+    """
+    from tierstore.cli.serve import run
+
+    raise typer.Exit(
+        run(listen=listen or [], config=config, users=users or [], ram=ram, verbose=verbose)
+    )
+
+
+@app.command()
+@guarded
+def release(
+    vm: Annotated[str, typer.Argument(help="The VM's name or pid, as stat shows it.")],
+    pid: Pid = None,
+    json: Json = False,
+) -> None:
+    """Bring a served VM fully back and let go of it, while it runs."""
+    from tierstore.cli.release import run
+
+    raise typer.Exit(run(vm, pid=pid, as_json=json))
+
+
+@app.command()
+@guarded
 def stat(pid: Pid = None, json: Json = False) -> None:
     """The statistics of a running engine, once."""
     from tierstore.cli.stat import run

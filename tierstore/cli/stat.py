@@ -11,6 +11,7 @@ from rich.table import Table
 from tierstore.cli.ask import connect
 from tierstore.cli.exits import OK
 from tierstore.cli.render import engine_block, latency_text
+from tierstore.cli.vms import limit_lines, vm_table
 from tierstore.statistics import Statistics
 
 __all__ = ["run"]
@@ -34,12 +35,15 @@ def _show(console: Console, statistics: Statistics) -> None:
 def run(*, pid: int | None, as_json: bool) -> int:
     """Exit code 2 if there is no such engine."""
     with connect(pid) as client:
-        engines = client.statistics()
+        engines, vms = client.statistics(), client.vms()
     if as_json:
-        print(json.dumps({"pid": client.pid, "engines": engines}))
+        print(json.dumps({"pid": client.pid, "engines": engines, "vms": vms}))
         return OK
     console = Console(highlight=False)
     console.print(f"process {client.pid}", style="bold")
     for engine in engines:
         _show(console, Statistics.from_dict(engine))
+    if vms:
+        console.print(vm_table(vms, console.width))
+        console.print(limit_lines(vms), markup=False)
     return OK

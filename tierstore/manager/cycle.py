@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One VM's cycle, on a thread of its own: a VM that is slow to evict holds up no other's.
+
+A VM whose pages can be tracked but not evicted is scanned all the same: how much of it is cold is
+worth knowing before the VMM is reconfigured.
+"""
+
+from __future__ import annotations
+
+from tierstore._controller import Controller
+from tierstore.abc import Decision, Policy
+from tierstore.config import RegionConfig
+from tierstore.engine import Engine
+from tierstore.manager.share import FairShare
+from tierstore.policy import AllOf, policy_for_region
+from tierstore.region import Region, ScanResult
+from tierstore.remote import Ability
+
+__all__ = ["VmCycle", "build_policy"]
+
+
+def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> Policy:
+    """What the configuration says, within the VM's share.  Raises ``ConfigError``."""
+    return AllOf([policy_for_region(config, interval_s), share])
+
+
+class VmCycle(Controller):
+    """Of one region."""
+
+    def __init__(self, engine: Engine, region: Region, share: FairShare) -> None:
+        super().__init__(engine)
+        self._region = region
+        self._can_evict = Ability.EVICT in region.abilities
+        self._policies[region] = build_policy(region.config, self._interval_s, share)
+        self.last_scan: ScanResult | None = None
+        self.last_decision: Decision | None = None
+
+    def _regions(self) -> tuple[Region, ...]:
+        return (self._region,) if self._region.is_attached else ()
+
+    def _decide(self, region: Region, scan: ScanResult) -> Decision:
+        self.last_scan = scan
+        decision = super()._decide(region, scan)
+        if not self._can_evict:
+            decision = Decision(bytes_max=0)
+        self.last_decision = decision
+        return decision

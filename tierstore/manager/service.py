@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tierstore serve`` as a process: engine, manager, control socket, signals, systemd.
+
+At SIGTERM or SIGINT no new VM is taken on.  Without a state folder every VM gets its memory back
+and runs on in plain RAM, for at most ``drain_timeout``; with one, VMs are left as they are: what is
+evicted stays in the tiers, and a guest that touches it waits for the next manager.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tierstore.control import Publisher
+from tierstore.engine import Engine
+from tierstore.errors import TierstoreError
+from tierstore.manager.config import ServeConfig
+from tierstore.manager.manager import Manager
+
+__all__ = ["log_to_stderr", "notify", "serve"]
+
+logger = logging.getLogger("tierstore.manager")
+
+NOTIFY_S = 5.0
+"""How often systemd and the log hear of a drain that takes its time."""
+
+
+class _JournalFormatter(logging.Formatter):
+    """systemd reads a line's priority from its first characters."""
+
+    _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+        return f"<{priority}>" + super().format(record).replace("\n", f"\n<{priority}>")
+
+
+def log_to_stderr(*, verbose: bool = False) -> None:
+    """Lines on stderr: with time and level, or as systemd's journal wants them."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(message)s"))
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root = logging.getLogger("tierstore")
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def notify(state: str) -> None:
+    """Tell systemd (sd_notify); nothing happens where nobody asked to be told."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    address = "\0" + path[1:] if path.startswith("@") else path
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier,
+    ):
+        notifier.sendto(state.encode(), address)
+
+
+@contextlib.contextmanager
+def _signals(manager: Manager, second: threading.Event) -> Iterator[None]:
+    """The first signal stops the manager, the second one what it does to stop."""
+    seen: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        if seen:
+            second.set()
+        seen.append(number)
+        manager.stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _commands(manager: Manager) -> dict[str, Any]:
+    return {
+        "vms": lambda request: {"vms": manager.vms(), "past": manager.past()},
+        "release": lambda request: {"releasing": manager.release(str(request.get("vm", "")))},
+    }
+
+
+def _publish(manager: Manager) -> Publisher | None:
+    def ask() -> list[dict[str, Any]]:
+        return [manager.engine.statistics().as_dict()]
+
+    try:
+        return Publisher(ask, _commands(manager))
+    except (OSError, TierstoreError) as error:
+        logger.warning("no control socket, so `tierstore stat` won't find this: %s", error)
+        return None
+
+
+def _drain(manager: Manager, second: threading.Event) -> list[str]:
+    """Let all VMs go; the names of those that could not be."""
+    timeout_s = manager.config.manager.drain_timeout
+    vms = manager.vms()
+    if vms and not manager.is_persistent:
+        logger.info(
+            "stopping: %d VMs get their memory back, within %g s; signal again to end at once",
+            len(vms), timeout_s,
+        )  # fmt: skip
+    elif vms:
+        logger.info("stopping: %d VMs are left as they are, for the next manager", len(vms))
+    due_s = time.monotonic() + timeout_s
+    manager.begin_drain()
+    left = manager.still_draining()
+    told_s = 0.0
+    while left and time.monotonic() < due_s and not second.is_set():
+        manager.loop.step(timeout_s=0.2)
+        left = manager.still_draining()
+        if time.monotonic() - told_s > NOTIFY_S:
+            told_s = time.monotonic()
+            notify(f"EXTEND_TIMEOUT_USEC={int(4e6 * NOTIFY_S)}\nSTATUS=Releasing {len(left)} VMs")
+            logger.info("still releasing: %s", ", ".join(left) or "none")
+    return left
+
+
+def serve(config: ServeConfig, *, state: Path | None = None) -> list[str]:
+    """Serve until a signal; the names of VMs that had to be left without their memory.
+
+    Raises what opening the engine and the sockets does.
+    """
+    engine = Engine(config)
+    left: list[str] = []
+    try:
+        manager = Manager(config, engine, is_persistent=state is not None)
+        second = threading.Event()
+        publisher = _publish(manager)
+        try:
+            with _signals(manager, second):
+                notify("READY=1\nSTATUS=Serving")
+                manager.run()
+                notify("STOPPING=1")
+                left = _drain(manager, second)
+        finally:
+            if publisher is not None:
+                publisher.close()
+            manager.close()
+    finally:
+        if not left:
+            engine.close()
+    return left
