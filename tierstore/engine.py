@@ -134,6 +134,7 @@ class Engine:
         *,
         modes: Mode,
         name: str | None = None,
+        config: RegionConfig | None = None,
         pagemap_fd: int = -1,
         length_max: int = 0,
         image: str | None = None,
@@ -145,13 +146,14 @@ class Engine:
         ``uffd`` is that process's userfaultfd, with which it registered all ``ranges`` in
         ``modes``; ``pagemap_fd`` its ``/proc/PID/pagemap``, if that can be had.  Descriptors are
         duplicated: close yours.  ``Region.abilities`` says what the registration allows, and
-        ``Region.limits`` what it does not.  ``length_max`` leaves room for ``Region.add_range``.
+        ``Region.limits`` what it does not.  ``config``: other settings than those of its name.
+        ``length_max`` leaves room for ``Region.add_range``.
         Raises ``RegionError``, ``ConfigError`` or ``UsageError`` for what can't be served.
         """
         memory = RemoteMemory(ranges)
         if name is None:
             name = f"region{next(self._names)}"
-        config = self.config.region_for(name)
+        config = config or self.config.region_for(name)
         options, keep = adopt_options(
             name, config, uffd, ranges, modes=modes, pagemap_fd=pagemap_fd, length_max=length_max,
             image=image, is_persistent=is_persistent, identity=identity,

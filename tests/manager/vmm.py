@@ -2,9 +2,9 @@
 """A VMM for tests: a process with guest memory that hands its userfaultfd over and then obeys.
 
 Run as a program: it prints one JSON line when it is handed over, then takes one JSON object a line
-on stdin, and answers each with one.  A guest page holds its number and the seed of who wrote it last,
-hashed, so that every byte of it can be checked.  It answers no fault: it is one thread, and one that
-touches a page waits until the manager has served it.
+on stdin, and answers each with one.  A guest page holds its number and the seed of who wrote it
+last, hashed, so that every byte of it can be checked.  It answers no fault: it is one thread, and
+one that touches a page waits until the manager has served it.
 """
 
 from __future__ import annotations
