@@ -7,6 +7,8 @@
 #include "util/base.h"
 #include "util/limits.h"
 
+enum { HUGE_BYTES = 2 << 20 };
+
 /* Buffers and tables come from here, not from malloc: they are large, they must be page-aligned,
  * what is never touched costs nothing, and a child after fork has no business with them. */
 void *ts_sys_alloc_pages(size_t len_bytes)
@@ -16,6 +18,16 @@ void *ts_sys_alloc_pages(size_t len_bytes)
 	void *addr = mmap(NULL, len_bytes, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return addr == MAP_FAILED ? NULL : addr;
+}
+
+void *ts_sys_alloc_table(size_t len_bytes)
+{
+	void *addr = ts_sys_alloc_pages(len_bytes);
+
+	/* Advice that may be refused: it saves misses of the TLB, nothing else. */
+	if (addr && len_bytes >= HUGE_BYTES)
+		(void)madvise(addr, len_bytes / HUGE_BYTES * HUGE_BYTES, MADV_HUGEPAGE);
+	return addr;
 }
 
 void ts_sys_free_pages(void *addr, size_t len_bytes)

@@ -62,6 +62,8 @@ static inline int ts_sys_pread_all(int fd, void *buf, size_t len_bytes, off_t of
 
 /* Anonymous, private, zeroed, not inherited by children; NULL on failure (errno set). */
 void *ts_sys_alloc_pages(size_t len_bytes);
+/* The same, in huge pages where the kernel likes: for what is used from end to end. */
+void *ts_sys_alloc_table(size_t len_bytes);
 /* Accepts NULL. */
 void ts_sys_free_pages(void *addr, size_t len_bytes);
 /* How much of such pages is in RAM: what was never written, or dropped, is not. */

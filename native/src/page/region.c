@@ -10,8 +10,8 @@
 int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret)
 {
 	region->nr_pages = nr_pages;
-	region->words = ts_sys_alloc_pages((size_t)nr_pages * sizeof(ts_word));
-	region->heat = ts_sys_alloc_pages((size_t)nr_pages * sizeof(ts_heat));
+	region->words = ts_sys_alloc_table((size_t)nr_pages * sizeof(ts_word));
+	region->heat = ts_sys_alloc_table((size_t)nr_pages * sizeof(ts_heat));
 	if (!region->words || !region->heat || ts_kept_init(&region->kept, nr_pages, secret)) {
 		ts_region_pages_finish(region);
 		return -ENOMEM;

@@ -95,6 +95,14 @@ static inline struct ts_shard *ts_region_shard(struct ts_region *region, uint32_
 	return &region->shards[page / region->pages_per_shard];
 }
 
+/* The words of a page with an even number and of its neighbour, for a look at many pages: on a
+ * little-endian machine the page's own is the lower half. */
+static inline uint64_t ts_region_word_pair(struct ts_region *region, uint32_t page)
+{
+	return atomic_load_explicit((_Atomic uint64_t *)(void *)&region->words[page],
+				    memory_order_relaxed);
+}
+
 /* Words, heat, kept: allocates them for nr_pages; all pages start as ZERO. */
 int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret);
 void ts_region_pages_finish(struct ts_region *region);

@@ -16,6 +16,10 @@ static inline void ts_touched_note(void *user, uint64_t addr, uint64_t len_bytes
 	struct ts_touched *touched = user;
 	uint64_t bit = (addr - touched->addr) >> 12, end = bit + (len_bytes >> 12);
 
+	if (end == bit + 1) {
+		touched->bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
+		return;
+	}
 	while (bit < end && bit % 64) {
 		touched->bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
 		bit++;

@@ -7,6 +7,7 @@
 
 #include "os/sys.h"
 #include "os/uffd.h"
+#include "track/age.h"
 
 enum { HUGE_PAGES = 512 };  /* a huge page, in pages */
 
@@ -88,25 +89,47 @@ static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
 	return nr_extents;
 }
 
-/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and not
- * across a huge page's end, for a call on part of a huge page would split it.  The gate is held. */
-static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
-{
-	uint32_t run = 0, n = 0;
-	uint64_t addr = ts_shard_addr(shard, page, &run);
-	uint64_t to_boundary = HUGE_PAGES - (addr >> TS_PAGE_SHIFT) % HUGE_PAGES;
+/* GONE is the one state with both outer bits; nobody changes it. */
+static_assert((TS_GONE & 5) == 5 && TS_STATE_COUNT == 6, "one state has bits 0 and 2");
 
-	run = TS_MIN(TS_MIN(run, end - page), (uint32_t)to_boundary);
-	while (addr && n < run &&
-	       !ts_word_is(ts_word_load(&shard->region->words[page + n]), TS_GONE))
+/* How many pages from `page` on, of at most nr_max, come before one that is GONE. */
+static uint32_t pages_before_gone(struct ts_region *region, uint32_t page, uint32_t nr_max)
+{
+	enum { BLOCK = 64 };
+	uint32_t n = 0;
+
+	for (; page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK) {
+		uint64_t gone = 0;
+		for (unsigned i = 0; i < BLOCK; i += 2) {
+			uint64_t words = ts_region_word_pair(region, page + n + i);
+			gone |= words & words >> 2;
+		}
+		if (gone & UINT64_C(0x0000000100000001))
+			break;
+	}
+	while (n < nr_max && !ts_word_is(ts_word_load(&region->words[page + n]), TS_GONE))
 		n++;
-	*addr_out = addr;
 	return n;
 }
 
-/* The gate is shared during the call (30 us for a mapped 2 MiB), and nothing is done while an event
- * is under way: what is mapped at an address that the guest has unmapped may be anything, and is
- * not ours to zap.  A page that is left out counts as touched. */
+/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and at the
+ * most to a huge page's end, for a call on part of a huge page splits it.  The gate is held. */
+static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
+{
+	uint32_t max = TS_MAX(shard->region->tracker->call_pages_max, (uint32_t)HUGE_PAGES);
+	uint32_t run = 0;
+	uint64_t addr = ts_shard_addr(shard, page, &run);
+
+	*addr_out = addr;
+	if (!addr)
+		return 0;
+	run = TS_MIN(run, max - (uint32_t)((addr >> TS_PAGE_SHIFT) % HUGE_PAGES));
+	return pages_before_gone(shard->region, page, TS_MIN(run, end - page));
+}
+
+/* The gate is shared during the call (some 30 us), and nothing is done while an event is under way:
+ * what is mapped at an address that the guest has unmapped may be anything, and is not ours to zap.
+ * A page that is left out counts as touched. */
 static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end)
 {
 	uint64_t addr;
@@ -136,51 +159,8 @@ int ts_track_deactivate(struct ts_region *region)
 	return 0;
 }
 
-static void count_page(struct ts_scan_result *result, uint16_t heat, bool is_touched)
-{
-	result->nr_resident++;
-	if (is_touched)
-		result->nr_touched++;
-	else
-		result->nr_cold++;
-	if (ts_heat_guard(heat)) {
-		result->nr_guarded++;
-		result->nr_by_age[0]++;
-	} else {
-		result->nr_by_age[TS_MIN(ts_heat_age(heat), 63u)]++;
-	}
-}
-
-/* A page that was given up may be there until it is zapped: not within the guard's scans. */
-static bool still_guarded(ts_heat *heat)
-{
-	uint16_t before = ts_heat_load(heat);
-
-	ts_heat_store(heat, ts_heat_scanned(before, true));
-	return ts_heat_guard(before) > 0;
-}
-
-static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
-		     struct ts_scan_result *result)
-{
-	ts_word word = ts_word_load(&region->words[page]);
-
-	/* Shared memory can be populated behind our back, through another mapping or by a write to
-	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take
-	 * for a page, is found by the fault server.) */
-	if (is_touched && word == ts_word_make(TS_ZERO, 0, 0) &&
-	    !still_guarded(&region->heat[page]) &&
-	    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
-		word = ts_word_make(TS_RESIDENT, 0, 0);
-	if (!ts_word_is(word, TS_RESIDENT))
-		return;
-	uint16_t heat = ts_heat_scanned(ts_heat_load(&region->heat[page]), is_touched);
-	ts_heat_store(&region->heat[page], heat);
-	count_page(result, heat, is_touched);
-}
-
 static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
-		       struct ts_scan_result *result)
+		       struct ts_ages *ages)
 {
 	enum { PAGES_MAX = 1 << 16 };  /* 256 MiB: a bitmap of 8 KiB */
 	uint64_t bitmap[PAGES_MAX / 64];
@@ -193,9 +173,7 @@ static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
 		int rc = region->tracker->touched(region, &part, bitmap);
 		if (rc)
 			return rc;
-		for (uint32_t i = 0; i < part.nr_pages; i++)
-			age_page(region, part.first_page + i, bitmap[i / 64] >> (i % 64) & 1,
-				 result);
+		ts_age_pages(region, part.first_page, part.nr_pages, bitmap, ages);
 		done += part.nr_pages;
 	}
 	return 0;
@@ -204,16 +182,18 @@ static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
 int ts_track_scan(struct ts_region *region, struct ts_scan_result *result)
 {
 	struct ts_extent extents[TS_EXTENT_MAX];
+	struct ts_ages ages = { 0 };
 
 	for (unsigned s = 0; s < region->nr_shards; s++) {
 		unsigned nr_extents = copy_extents(&region->shards[s], extents);
 		for (unsigned i = 0; i < nr_extents; i++) {
-			int rc = scan_extent(region, &extents[i], result);
+			int rc = scan_extent(region, &extents[i], &ages);
 			if (rc)
 				return ts_fail(rc, "%s: scan by %s: %s", region->name,
 					       region->tracker->name, ts_strerror(rc));
 		}
 	}
+	ts_ages_report(&ages, result);
 	for (unsigned age = 0; age < 64; age++)
 		atomic_store_explicit(&region->ages[age], result->nr_by_age[age],
 				      memory_order_relaxed);

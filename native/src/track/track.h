@@ -28,6 +28,9 @@ struct ts_tracker_ops {
 	bool needs_probation;
 	/* A page that was touched since the scan can still be told when it is taken. */
 	bool can_recheck;
+	/* Pages of one deactivate() that take no more than some 30 us, for a fault may have to wait
+	 * so long: whole huge pages; 0: one. */
+	uint32_t call_pages_max;
 
 	/* From now on touches of [addr, addr + len) are noticed.  0 or -errno. */
 	int (*deactivate)(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes);
