@@ -7,6 +7,8 @@ watch is this process, publishing figures that are made up.
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import tierstore.cli.probe
 from tierstore import control
 from tierstore.cli import exits
 from tierstore.cli.render import Rates, engine_block, plain_line, rates_between
@@ -145,6 +148,20 @@ def test_probe_says_the_same_twice() -> None:
     assert answer["kernel_release"] in as_text.stdout
     for memory, tracker in answer["trackers"].items():
         assert re.search(rf"{memory} +tracker {tracker or 'none'}", as_text.stdout)
+
+
+@pytest.mark.parametrize("has_all", [True, False])
+def test_probe_has_words_for_every_kernel(
+    has_all: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The newest there may be, and one that offers nothing."""
+    here = tierstore.cli.probe.probe()
+    error = 0 if has_all else -errno.EPERM
+    other = dataclasses.replace(here, uffd_error=error, flags=dict.fromkeys(here.flags, has_all))
+    monkeypatch.setattr(tierstore.cli.probe, "probe", lambda: other)
+    assert tierstore.cli.probe.run(as_json=False) == (0 if has_all else 3)
+    shown = capsys.readouterr().out
+    assert ("tracker rwp" if has_all else "tracker none: can't be served") in shown
 
 
 def test_stat(published: int) -> None:

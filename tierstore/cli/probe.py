@@ -16,9 +16,10 @@ from tierstore.probe import FEATURES, Probe, probe
 __all__ = ["run"]
 
 _SEES = {
-    "zap": "reads and writes",
-    "wp": "writes only, hence a probation",
-    None: "can't be served on this kernel",
+    "rwp": "sees reads and writes",
+    "zap": "sees reads and writes",
+    "wp": "sees writes only, hence a probation",
+    None: "can't be served here",
 }
 
 
@@ -33,7 +34,7 @@ def _show(answer: Probe, console: Console) -> None:
     console.print("\nWhat will be used", style="bold")
     for memory in ("anon", "memfd"):
         tracker = answer.tracker_for(memory)
-        console.print(f"  {memory:6} tracker [bold]{tracker or 'none'}[/]: sees {_SEES[tracker]}")
+        console.print(f"  {memory:6} tracker [bold]{tracker or 'none'}[/]: {_SEES[tracker]}")
     console.print("\nWhat it can't see", style="bold")
     for spot in answer.blind_spots:
         text = textwrap.fill(spot, max(console.width - 4, 20), subsequent_indent="    ")
