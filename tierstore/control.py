@@ -26,7 +26,7 @@ from typing import Any, Self
 
 from tierstore.errors import HostError, UsageError
 
-__all__ = ["Client", "Command", "Publisher", "find_publishers", "runtime_folder"]
+__all__ = ["Client", "Command", "Publisher", "find_publishers", "peer_ids", "runtime_folder"]
 
 LINE_BYTES_MAX = 4096
 """The longest request; an answer may be longer."""
@@ -87,10 +87,15 @@ def find_publishers() -> list[int]:
     return [pid for _, pid in sorted(found)]
 
 
-def _peer_uid(connection: socket.socket) -> int:
+def peer_ids(connection: socket.socket) -> tuple[int, int]:
+    """Who is at the other end of a unix socket: pid and uid, as the kernel says."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    _pid, uid, _gid = struct.unpack("3i", raw)
-    return int(uid)
+    pid, uid, _gid = struct.unpack("3i", raw)
+    return int(pid), int(uid)
+
+
+def _peer_uid(connection: socket.socket) -> int:
+    return peer_ids(connection)[1]
 
 
 Command = Callable[[dict[str, Any]], dict[str, Any]]
@@ -109,10 +114,14 @@ class Publisher:
         self,
         ask: Callable[[], list[dict[str, Any]]],
         commands: Mapping[str, Command] | None = None,
+        *,
+        pid: int | None = None,
     ) -> None:
+        """``pid``: for another process, which this one answers for."""
         self._ask = ask
         self._commands = dict(commands or {})
-        self.path = runtime_folder(create=True) / f"{os.getpid()}.sock"
+        self._pid = os.getpid() if pid is None else pid
+        self.path = runtime_folder(create=True) / f"{self._pid}.sock"
         find_publishers()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -128,7 +137,7 @@ class Publisher:
 
     def _bind(self) -> None:
         # A pid that came round again: what bears its name is a leftover, or our own.
-        with contextlib.suppress(OSError), Client(os.getpid()):
+        with contextlib.suppress(OSError), Client(self._pid):
             raise UsageError("this process publishes its statistics already")
         self.path.unlink(missing_ok=True)
         # The folder is 0700: between bind and chmod nobody else can reach the socket.
@@ -172,9 +181,9 @@ class Publisher:
         asked = request.get("ask") if isinstance(request, dict) else None
         try:
             if asked == "statistics":
-                return {"pid": os.getpid(), "engines": self._ask()}
+                return {"pid": self._pid, "engines": self._ask()}
             if isinstance(asked, str) and asked in self._commands:
-                return {"pid": os.getpid()} | self._commands[asked](request)
+                return {"pid": self._pid} | self._commands[asked](request)
             known = ", ".join(["statistics", *self._commands])
             return {"error": f"only {known} can be asked for"}
         except Exception as error:

@@ -97,6 +97,35 @@ def demo(
     raise typer.Exit(run(as_json=json, **given))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@guarded
+def run(
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND...", help="What to run.")],
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Tiers in TOML; {pid} in a path is the process's. Default: RAM, a file."),
+    ] = None,
+    region: Annotated[
+        str, typer.Option(help="Which of its memory, such as size>=64MiB,memory=anon.")
+    ] = "size>=64MiB",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Programs that it executes get tiers, too.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="On stderr: what is attached, and what for.")
+    ] = False,
+) -> None:
+    """Run a stock program (QEMU, redis, ...) with tiers under its memory.
+
+    Exit code: the program's; 128 and the signal's number if it was killed.
+    """
+    from tierstore.cli.run import run as run_program
+
+    raise typer.Exit(
+        run_program(command, config=config, region=region, follow=follow, verbose=verbose)
+    )
+
+
 @app.command()
 @guarded
 def serve(

@@ -6,7 +6,15 @@
 #include <stdarg.h>
 #include <string.h>
 
-static _Thread_local char last_error[512];
+/* The preload shim's copy must not be looked up through tables that lie in the program's heap
+ * (preload.h); as an extension of Python it would take room that is short there. */
+#ifdef TS_STATIC_TLS
+#define TLS_MODEL __attribute__((tls_model("initial-exec")))
+#else
+#define TLS_MODEL
+#endif
+
+static _Thread_local TLS_MODEL char last_error[512];
 
 _Noreturn void ts_assert_failed(const char *cond, const char *file, int line)
 {
