@@ -109,7 +109,8 @@ def run_command(
     """Run ``command`` with tiers, until it ends.  On the main thread.
 
     ``follow``: what it executes gets tiers, too.  ``say`` gets levels of :mod:`logging` and
-    lines for a person, on several threads.  Raises ``UsageError`` if there is no such command, ``ConfigError``, ``HostError``.
+    lines for a person, on several threads.  Raises ``UsageError`` if there is no such command,
+    ``ConfigError``, ``HostError``.
     """
     if shutil.which(command[0]) is None:
         raise UsageError(f"no such command: {command[0]}")
