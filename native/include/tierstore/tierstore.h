@@ -364,6 +364,18 @@ TS_API int ts_region_evict(struct ts_region *region, const struct ts_evict_optio
 /* Brings pages back ahead of need.  Blocks.  Returns 0, or TS_ECORRUPT when pages were poisoned. */
 TS_API int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);
 
+/* Serves one page in the calling thread: returns when the page that holds offset_bytes is there, no
+ * matter whether it was away, is on its way, or never left.  For a VMM that learns of a missing page
+ * by other means than a fault message: KVM_EXIT_MEMORY_FAULT, or EFAULT from KVM_RUN and system
+ * calls, as with TS_SERVE_IN_THREAD; then it enters the guest again.  Also right before an access
+ * that must not wait.  An evictor may take the page again the moment it is back: try again.
+ * Blocks.  Takes no lock that a fault waits for; any number of threads, of which four are served at
+ * a time.  flags: 0, or TS_ACCESS_WRITE when the page is about to be written (no copy is kept).
+ * Not from a signal handler.  Errors: TS_ECORRUPT (the page is lost and poisoned, or was unmapped),
+ * TS_ECONFIG (beyond the region), TS_ESTATE (being detached), -ENOMEM or TS_ELIMIT (no reader). */
+enum { TS_ACCESS_WRITE = 1 };
+TS_API int ts_region_serve(struct ts_region *region, uint64_t offset_bytes, uint32_t flags);
+
 /* The guest gave these pages up (balloon): forgets what is stored; evicted pages read as zeros from
  * then on.  Resident ones are the caller's to punch, before or after. */
 TS_API int ts_region_discard(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);

@@ -31,6 +31,7 @@ struct ts_evict_pool;
 struct ts_keeper;
 struct ts_cycle;
 struct ts_tool;
+struct ts_callers;
 
 struct ts_tier {
 	unsigned index;
@@ -91,6 +92,7 @@ struct ts_engine {
 	struct ts_keeper *keeper;
 	struct ts_cycle *cycle;
 	struct ts_tool *tool;         /* prefetch, detach: one at a time, under control */
+	struct ts_callers *callers;   /* ts_region_serve() */
 	_Atomic(struct ts_stages *) stages;
 	_Atomic uint64_t buffer_bytes;
 	/* Totals of regions that are detached. */

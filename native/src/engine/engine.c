@@ -9,6 +9,7 @@
 #include "engine/keeper.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
+#include "fault/caller.h"
 #include "fault/server.h"
 #include "os/sys.h"
 
@@ -131,10 +132,12 @@ static void stop(struct ts_engine *engine)
 	ts_evict_pool_destroy(engine->evict);
 	ts_fault_server_destroy(engine->faults);
 	ts_tool_destroy(engine->tool);
+	ts_callers_destroy(engine->callers);
 	ts_keeper_destroy(engine->keeper);
 	engine->evict = NULL;
 	engine->faults = NULL;
 	engine->tool = NULL;
+	engine->callers = NULL;
 	engine->keeper = NULL;
 	if (engine->staging.uffd >= 0)
 		ts_staging_finish(&engine->staging);
@@ -157,6 +160,8 @@ static int start(struct ts_engine *engine)
 		rc = ts_evict_pool_create(engine, evict_threads(&engine->options), &engine->evict);
 	if (!rc)
 		rc = ts_tool_create(engine, &engine->tool);
+	if (!rc)
+		rc = ts_callers_create(engine, &engine->callers);
 	if (!rc)
 		rc = ts_keeper_create(engine, &engine->keeper);
 	return rc;

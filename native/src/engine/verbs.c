@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * verbs.c — deactivate, scan, evict, prefetch, discard, sample; dictionaries. */
+ * verbs.c — deactivate, scan, evict, prefetch, serve, discard, sample; dictionaries. */
 #include <errno.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -8,6 +8,7 @@
 #include "core/engine.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
+#include "fault/caller.h"
 #include "fault/forget.h"
 #include "os/sys.h"
 #include "os/uffd.h"
@@ -117,6 +118,31 @@ int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t
 	if (rc)
 		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
 			region->name);
+	return rc;
+}
+
+int ts_region_serve(struct ts_region *region, uint64_t offset_bytes, uint32_t flags)
+{
+	uint64_t page = offset_bytes >> TS_PAGE_SHIFT;
+
+	if (flags & ~(uint32_t)TS_ACCESS_WRITE)
+		return ts_fail(TS_ECONFIG, "%s: serve: flags %#x: 0 or TS_ACCESS_WRITE",
+			       region->name, flags);
+	int rc = enter(region);
+	if (rc)
+		return rc;
+	/* Entered first: a region of another process may grow. */
+	if (page >= region->nr_pages)
+		rc = ts_fail(TS_ECONFIG, "%s: serve: offset %#llx is beyond the region",
+			     region->name, (unsigned long long)offset_bytes);
+	else
+		rc = ts_callers_serve(region->engine->callers,
+				      ts_region_shard(region, (uint32_t)page), (uint32_t)page,
+				      flags & TS_ACCESS_WRITE ? TS_SERVE_WRITE : 0);
+	ts_region_leave(region);
+	if (rc == TS_ECORRUPT)
+		ts_fail(rc, "%s: page %llu could not be read back and is poisoned, or was unmapped",
+			region->name, (unsigned long long)page);
 	return rc;
 }
 

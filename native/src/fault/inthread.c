@@ -16,7 +16,7 @@
 #include <signal.h>
 #include <string.h>
 
-#include "fault/serve.h"
+#include "fault/caller.h"
 #include "util/limits.h"
 
 enum {
@@ -83,12 +83,7 @@ static bool serve(struct inthread *inthread, struct ts_shard *shard, uint32_t pa
 	enum ts_serve_outcome outcome;
 
 	do {
-		outcome = ts_serve_page(ctx, shard, page, 0, start_ns);
-		while (ctx->fetch.nr_busy)
-			ts_serve_reap(ctx, 100);
-		if (ctx->nr_later)
-			outcome = TS_SERVE_LATER;
-		ctx->nr_later = 0;
+		outcome = ts_serve_to_end(ctx, shard, page, 0, start_ns);
 		if (outcome == TS_SERVE_LATER || outcome == TS_SERVE_IGNORED)
 			sched_yield();
 	} while (outcome == TS_SERVE_LATER);

@@ -54,12 +54,16 @@ enum {
 	/* Threads of one in-thread region that answer their own faults at one time; each has a
 	 * reader of every tier, so they bound the number of such regions. */
 	TS_INTHREAD_CONTEXTS = 4,
+	/* Threads in ts_region_serve() that are served at one time; each has a reader of every
+	 * tier.  Further ones wait for these. */
+	TS_CALLER_CONTEXTS = 4,
 	/* Distinct 8-byte fill patterns an engine remembers; pages with others are encoded. */
 	TS_FILL_MAX = 4096,
 };
 
 static_assert(TS_FRAME_PAGES_MAX <= 64, "one bit a page in the frame header");
-static_assert(TS_READER_MAX >= TS_FAULT_THREAD_MAX + 2 + 8 * TS_INTHREAD_CONTEXTS,
-	      "readers for every fault thread, keeper, tool, and eight in-thread regions");
+static_assert(TS_READER_MAX >= TS_FAULT_THREAD_MAX + 2 + TS_CALLER_CONTEXTS +
+			       8 * TS_INTHREAD_CONTEXTS,
+	      "readers for every fault thread, keeper, tool, callers, and eight in-thread regions");
 
 #endif
