@@ -364,8 +364,8 @@ TS_API int ts_region_evict(struct ts_region *region, const struct ts_evict_optio
 /* Brings pages back ahead of need.  Blocks.  Returns 0, or TS_ECORRUPT when pages were poisoned. */
 TS_API int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);
 
-/* Serves one page in the calling thread: returns when the page that holds offset_bytes is there, no
- * matter whether it was away, is on its way, or never left.  For a VMM that learns of a missing page
+/* Serves one page in the calling thread: returns when the page at offset_bytes is there, no
+ * matter whether it was away, is on its way, or never left.  For a VMM that learns of missing pages
  * by other means than a fault message: KVM_EXIT_MEMORY_FAULT, or EFAULT from KVM_RUN and system
  * calls, as with TS_SERVE_IN_THREAD; then it enters the guest again.  Also right before an access
  * that must not wait.  An evictor may take the page again the moment it is back: try again.

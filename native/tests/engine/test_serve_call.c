@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_serve_call.c — ts_region_serve(): a VMM's thread brings the page back that it needs, as after
+ * test_serve_call.c — ts_region_serve(): a VMM's thread brings a page back that it needs, as after
  * KVM_EXIT_MEMORY_FAULT.  Here a system call on an in-thread region stands for the guest: it fails
  * with EFAULT, the page is served by call, and it is tried again. */
 #include <errno.h>
