@@ -102,7 +102,7 @@ static void compare(uint32_t first_page, uint32_t nr_pages)
 
 int main(void)
 {
-	CHECK_EQ(ts_region_pages_init(&region, NR_PAGES, 1), 0);
+	CHECK_EQ(ts_region_pages_init(&region, NR_PAGES, NR_PAGES, 1), 0);
 	for (unsigned round = 0; round < ROUNDS; round++) {
 		/* Aligned and not, whole and with a tail. */
 		uint32_t first_page = round % 3 ? random_below(8) * 4 : random_below(100);

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/engine.h"
+#include "engine/life.h"
 #include "engine/mapping.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
@@ -72,7 +73,7 @@ static int check_overlap(struct ts_engine *engine, const struct ts_region_option
 
 	for (unsigned r = 0; r < TS_REGION_MAX; r++) {
 		struct ts_region *region = engine->regions[r];
-		for (unsigned s = 0; region && s < region->nr_shards; s++) {
+		for (unsigned s = 0; region && !region->is_remote && s < region->nr_shards; s++) {
 			struct ts_shard *shard = &region->shards[s];
 			ts_gate_share(&shard->gate);
 			bool overlaps = false;
@@ -155,74 +156,7 @@ static int open_shard(struct ts_engine *engine, struct ts_region *region, unsign
 	return 0;
 }
 
-static void close_shards(struct ts_region *region)
-{
-	for (unsigned s = 0; s < region->nr_shards; s++)
-		if (region->shards[s].uffd >= 0)
-			close(region->shards[s].uffd);
-}
-
-/* ---- What is populated ------------------------------------------------------------------ */
-
-struct populate {
-	struct ts_region *region;
-	uint64_t addr;
-};
-
-static void note_present(void *user, uint64_t addr, uint64_t len_bytes)
-{
-	struct populate *populate = user;
-	uint64_t first = (addr - populate->addr) >> TS_PAGE_SHIFT;
-
-	for (uint64_t page = first; page < first + (len_bytes >> TS_PAGE_SHIFT); page++)
-		atomic_store_explicit(&populate->region->words[page],
-				      ts_word_make(TS_RESIDENT, 0, 0), memory_order_relaxed);
-}
-
-/* The region is registered, so a hole that the scan has seen can be filled by nobody but us. */
-static int populate_anon(struct ts_region *region, uint64_t addr, uint64_t len_bytes)
-{
-	static const struct ts_scan_filter filter = { .anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED };
-	struct populate populate = { region, addr };
-
-	return ts_pagemap_scan(region->pagemap_fd, addr, len_bytes, &filter, note_present,
-			       &populate);
-}
-
-static int populate_memfd(struct ts_region *region, uint64_t addr, uint64_t len_bytes)
-{
-	struct populate populate = { region, addr };
-	off_t base = (off_t)region->memfd_offset, end = base + (off_t)len_bytes, at = base;
-
-	while (at < end) {
-		off_t data = lseek(region->memfd, at, SEEK_DATA);
-		if (data < 0 && errno == ENXIO)
-			return 0;
-		off_t hole = data < 0 ? data : lseek(region->memfd, data, SEEK_HOLE);
-		if (hole < 0)
-			return -errno;
-		if (data >= end)
-			return 0;
-		hole = TS_MIN(hole, end);
-		note_present(&populate, addr + (uint64_t)(data - base), (uint64_t)(hole - data));
-		at = hole;
-	}
-	return 0;
-}
-
 /* ---- Attach ----------------------------------------------------------------------------- */
-
-static void destroy_region(struct ts_region *region)
-{
-	close_shards(region);
-	if (region->memfd >= 0)
-		close(region->memfd);
-	if (region->pagemap_fd >= 0)
-		close(region->pagemap_fd);
-	if (region->words)
-		ts_region_pages_finish(region);
-	free(region);
-}
 
 static struct ts_region *create_region(struct ts_engine *engine,
 				       const struct ts_region_options *options, const char *name)
@@ -236,7 +170,7 @@ static struct ts_region *create_region(struct ts_engine *engine,
 	region->memory = options->memory == TS_MEMORY_MEMFD ? &ts_memory_memfd_ops :
 			 &ts_memory_anon_ops;
 	region->memfd = region->pagemap_fd = -1;
-	region->memfd_offset = options->memfd_offset;
+	region->abilities = TS_CAN_SERVE | TS_CAN_TRACK | TS_CAN_EVICT;
 	region->serve = (enum ts_serve)options->serve;
 	region->restore = (enum ts_restore)options->restore;
 	region->probation_ms = options->probation_ms ? options->probation_ms : PROBATION_MS;
@@ -255,8 +189,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 				 &engine->probe, region->name, &region->tracker);
 	if (rc)
 		return rc;
-	rc = ts_region_pages_init(region, (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT),
-				      engine->secret);
+	uint32_t nr_pages = (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT);
+	rc = ts_region_pages_init(region, nr_pages, nr_pages, engine->secret);
 	if (rc)
 		return ts_fail(rc, "%s: no memory for its page table", region->name);
 	cut_shards(region, options->nr_shards, addr);
@@ -268,6 +202,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		region->memfd = fcntl(options->memfd, F_DUPFD_CLOEXEC, 3);
 	if (options->memory == TS_MEMORY_MEMFD && region->memfd < 0)
 		return ts_fail(-errno, "%s: dup of the memfd: %m", region->name);
+	if (region->memfd >= 0)
+		ts_region_add_backing(region, 0, nr_pages, region->memfd, options->memfd_offset);
 	if (region->serve == TS_SERVE_IN_THREAD)
 		rc = ts_inthread_add(region);
 	for (unsigned s = 0; s < region->nr_shards && !rc; s++)
@@ -275,77 +211,9 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	if (!rc)
 		rc = ts_sys_madvise(options->addr, options->len_bytes, MADV_DONTFORK);
 	if (!rc)
-		rc = region->memfd < 0 ? populate_anon(region, addr, options->len_bytes) :
-		     populate_memfd(region, addr, options->len_bytes);
+		rc = region->memfd < 0 ? ts_life_populate_anon(region, addr, 0, nr_pages) :
+		     ts_life_populate_shared(region, 0, nr_pages);
 	return rc;
-}
-
-/* Undoes what open_region did to the guest's memory. */
-static void unregister(struct ts_region *region)
-{
-	if (region->serve == TS_SERVE_IN_THREAD)
-		ts_inthread_fade(region);
-	for (unsigned s = 0; s < region->nr_shards; s++) {
-		struct ts_shard *shard = &region->shards[s];
-		struct ts_extent extents[TS_EXTENT_MAX];
-		ts_gate_share(&shard->gate);
-		unsigned nr_extents = shard->nr_extents;
-		memcpy(extents, shard->extents, nr_extents * sizeof(extents[0]));
-		ts_gate_unshare(&shard->gate);
-		for (unsigned i = 0; i < nr_extents && shard->uffd >= 0; i++) {
-			uint64_t len_bytes = (uint64_t)extents[i].nr_pages << TS_PAGE_SHIFT;
-			/* An injected failure passes; a real one means that the range is gone. */
-			if (ts_uffd_unregister(shard->uffd, extents[i].addr, len_bytes))
-				(void)ts_uffd_unregister(shard->uffd, extents[i].addr, len_bytes);
-			/* UNREGISTER wakes only those who wait for a missing page. */
-			(void)ts_uffd_wake(shard->uffd, extents[i].addr, len_bytes);
-			(void)ts_sys_madvise((void *)(uintptr_t)extents[i].addr, len_bytes,
-					     MADV_DOFORK);
-		}
-	}
-}
-
-static int publish_region(struct ts_engine *engine, struct ts_region *region)
-{
-	TS_SCOPED_LOCK(&engine->regions_lock);
-	for (unsigned r = 0; r < TS_REGION_MAX; r++) {
-		if (engine->regions[r])
-			continue;
-		engine->regions[r] = region;
-		engine->nr_regions++;
-		return 0;
-	}
-	return ts_fail(TS_ELIMIT, "%s: at most %d regions an engine", region->name, TS_REGION_MAX);
-}
-
-static void unpublish_region(struct ts_engine *engine, struct ts_region *region)
-{
-	TS_SCOPED_LOCK(&engine->regions_lock);
-	for (unsigned r = 0; r < TS_REGION_MAX; r++)
-		if (engine->regions[r] == region) {
-			engine->regions[r] = NULL;
-			engine->nr_regions--;
-		}
-}
-
-static int serve_region(struct ts_engine *engine, struct ts_region *region)
-{
-	int rc = ts_fault_server_add(engine->faults, region);
-
-	if (!rc)
-		rc = publish_region(engine, region);
-	if (!rc && region->serve == TS_SERVE_IN_THREAD)
-		ts_inthread_ready(region);
-	return rc;
-}
-
-/* Everybody lets go of a region that is unregistered. */
-static void release_region(struct ts_engine *engine, struct ts_region *region)
-{
-	ts_fault_server_remove(engine->faults, region);
-	if (region->serve == TS_SERVE_IN_THREAD)
-		ts_inthread_remove(region);
-	unpublish_region(engine, region);
 }
 
 int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *options,
@@ -375,13 +243,13 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 		return ts_fail(-ENOMEM, "%s: out of memory", name);
 	rc = open_region(engine, region, &known);
 	if (!rc)
-		rc = serve_region(engine, region);
+		rc = ts_life_serve(engine, region);
 	if (rc) {
 		if (rc > -10000)
 			ts_fail(rc, "%s: attach: %s", name, ts_strerror(rc));
-		unregister(region);
-		release_region(engine, region);
-		destroy_region(region);
+		ts_life_unregister(region);
+		ts_life_release(engine, region);
+		ts_life_destroy(region);
 		return rc;
 	}
 	ts_log(engine, TS_LOG_INFO, "%s: attached, %u pages, tracker %s, memory %s, %u shards",
@@ -393,52 +261,21 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 
 /* ---- Detach ----------------------------------------------------------------------------- */
 
-static void drain(struct ts_engine *engine, struct ts_region *region)
-{
-	atomic_store(&region->is_draining, true);
-	TS_PHASE(TS_PHASE_DETACH);
-	/* Whoever is at work ends its batch; a batch that goes on probation meanwhile is
-	 * returned. */
-	do {
-		ts_evict_pool_return(engine->evict, region);
-		sched_yield();
-	} while (atomic_load(&region->nr_users) > 0);
-}
-
-static void drop_kept(struct ts_engine *engine, struct ts_region *region)
-{
-	for (uint32_t page = 0; page < region->nr_pages; page++) {
-		ts_word word = ts_word_load(&region->words[page]);
-		if (ts_word_is(word, TS_RESIDENT) && (word & TS_WORD_KEPT) &&
-		    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
-			ts_frames_unref(&engine->frames, ts_word_payload(word));
-	}
-}
-
-static void add_past(struct ts_engine *engine, struct ts_region *region)
-{
-	_Atomic uint64_t *src = (_Atomic uint64_t *)&region->counters;
-	_Atomic uint64_t *dst = (_Atomic uint64_t *)&engine->past;
-
-	for (size_t i = 0; i < sizeof(region->counters) / sizeof(*src); i++)
-		ts_bump(&dst[i], atomic_load_explicit(&src[i], memory_order_relaxed));
-}
-
 int ts_region_detach(struct ts_region *region)
 {
 	struct ts_engine *engine = region->engine;
 
 	TS_SCOPED_LOCK(&engine->control);
-	drain(engine, region);
+	ts_life_drain(engine, region);
 	int rc = ts_tool_restore(engine->tool, region, 0, region->nr_pages, true);
-	unregister(region);
-	release_region(engine, region);
-	drop_kept(engine, region);
-	add_past(engine, region);
+	ts_life_unregister(region);
+	ts_life_release(engine, region);
+	ts_life_drop_frames(engine, region);
+	ts_life_add_past(engine, region);
 	if (rc)
 		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
 			region->name);
 	ts_log(engine, rc ? TS_LOG_ERROR : TS_LOG_INFO, "%s: detached", region->name);
-	destroy_region(region);
+	ts_life_destroy(region);
 	return rc;
 }

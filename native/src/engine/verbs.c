@@ -179,9 +179,14 @@ static bool copy_page(struct ts_region *region, uint32_t page, void *buf)
 	bool is_copied = false;
 
 	if (region->memfd >= 0) {
-		off_t off = (off_t)(region->memfd_offset + ((uint64_t)page << TS_PAGE_SHIFT));
-		return !ts_sys_pread_all(region->memfd, buf, TS_PAGE_BYTES, off);
+		uint64_t offset;
+		uint32_t run;
+		int fd = ts_region_backing(region, page, &offset, &run);
+		return !ts_sys_pread_all(fd, buf, TS_PAGE_BYTES, (off_t)offset);
 	}
+	/* Anonymous memory of another process: there is no way to look. */
+	if (region->is_remote)
+		return false;
 	ts_word word = ts_word_load(&region->words[page]);
 	if (!ts_word_is(word, TS_RESIDENT) ||
 	    !ts_word_swap(&region->words[page], &word, ts_word_make(TS_COMING, 0, 0)))

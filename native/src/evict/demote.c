@@ -240,7 +240,8 @@ static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *regio
 				  .first_page = first_page,
 				  .pages = demoter->raw };
 
-	merge.nr_pages = TS_MIN(range_pages, region->nr_pages - first_page);
+	uint32_t nr_left = region->nr_pages - first_page;
+	merge.nr_pages = TS_MIN(range_pages, nr_left);
 	collect_pages(demoter, &merge, frame, head);
 	if (!merge.bits)
 		return 0;

@@ -69,7 +69,8 @@ static struct ts_batch *open_batch(struct ts_evictor *evictor, struct ts_region 
 	batch->frames = &engine->frames;
 	batch->staging = &engine->staging;
 	batch->first_page = first_page;
-	batch->nr_pages = TS_MIN(region->nr_pages - first_page, (uint32_t)TS_CHUNK_PAGES);
+	uint32_t nr_left = region->nr_pages - first_page;
+	batch->nr_pages = TS_MIN(nr_left, (uint32_t)TS_CHUNK_PAGES);
 	batch->segment = (uint32_t)segment;
 	batch->data = needs_segment ? ts_staging_slot(&engine->staging,
 						      (uint32_t)segment * TS_CHUNK_PAGES) :

@@ -116,8 +116,8 @@ static struct job *take_job_locked(struct ts_evict_pool *pool, uint32_t *chunk_o
 		if (job->next_chunk == job->nr_chunks || pages_left <= 0)
 			continue;
 		*chunk_out = (job->first_chunk + job->next_chunk++) % job->nr_chunks;
-		uint32_t chunk_pages = TS_MIN(job->region->nr_pages - *chunk_out * TS_CHUNK_PAGES,
-					      (uint32_t)TS_CHUNK_PAGES);
+		uint32_t nr_left = job->region->nr_pages - *chunk_out * TS_CHUNK_PAGES;
+		uint32_t chunk_pages = TS_MIN(nr_left, (uint32_t)TS_CHUNK_PAGES);
 		*pages_out = (uint32_t)TS_MIN(pages_left, (int64_t)chunk_pages);
 		atomic_fetch_sub(&job->pages_left, *pages_out);
 		job->nr_workers++;
@@ -251,9 +251,9 @@ static void run_job(struct ts_evict_pool *pool, struct job *job)
 int ts_evict_pool_run(struct ts_evict_pool *pool, struct ts_region *region,
 		      const struct ts_evict_options *options, struct ts_evict_result *result)
 {
-	uint64_t pages_max =
-		TS_MIN(options->bytes_max >> TS_PAGE_SHIFT, (uint64_t)region->nr_pages);
-	uint32_t nr_chunks = (region->nr_pages + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES;
+	uint32_t nr_pages = region->nr_pages;
+	uint64_t pages_max = TS_MIN(options->bytes_max >> TS_PAGE_SHIFT, (uint64_t)nr_pages);
+	uint32_t nr_chunks = (nr_pages + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES;
 	struct job job = {
 		.region = region,
 		.age_min = threshold(region, TS_MIN(options->age_min, 63u), pages_max),

@@ -22,10 +22,23 @@
 
 enum { RUN_MAX = 512 };
 
-static off_t offset_of(const struct ts_batch *batch, unsigned i)
+/* Members of `set` from i on that lie one after the other behind one descriptor. */
+struct piece {
+	int fd;
+	off_t offset;
+	unsigned nr_pages;
+};
+
+static struct piece piece_at(const struct ts_batch *batch, const struct ts_pageset *set, unsigned i)
 {
-	uint64_t page = (uint64_t)batch->first_page + i;
-	return (off_t)(batch->region->memfd_offset + (page << TS_PAGE_SHIFT));
+	uint64_t offset;
+	uint32_t run;
+	int fd = ts_region_backing(batch->region, batch->first_page + i, &offset, &run);
+	unsigned n = 1;
+
+	while (n < run && i + n < batch->nr_pages && ts_pageset_has(set, i + n))
+		n++;
+	return (struct piece){ fd, (off_t)offset, n };
 }
 
 /* Ends COMING for a run that the batch has just un-protected, or tried to. */
@@ -120,12 +133,10 @@ static void read_pages(struct ts_batch *batch, struct ts_pageset *unread)
 	unsigned i = ts_pageset_next(&batch->owned, 0);
 
 	while (i < TS_CHUNK_PAGES) {
-		unsigned n = 1;
-		while (i + n < batch->nr_pages && ts_pageset_has(&batch->owned, i + n))
-			n++;
-		int rc = ts_sys_pread_all(batch->region->memfd,
-					  batch->data + ((size_t)i << TS_PAGE_SHIFT),
-					  (size_t)n << TS_PAGE_SHIFT, offset_of(batch, i));
+		struct piece piece = piece_at(batch, &batch->owned, i);
+		unsigned n = piece.nr_pages;
+		int rc = ts_sys_pread_all(piece.fd, batch->data + ((size_t)i << TS_PAGE_SHIFT),
+					  (size_t)n << TS_PAGE_SHIFT, piece.offset);
 		for (unsigned k = 0; rc && k < n; k++)
 			ts_pageset_add(unread, i + k);
 		if (rc) {
@@ -185,12 +196,10 @@ static void punch(struct ts_batch *batch, struct ts_pageset *failed)
 	unsigned i = ts_pageset_next(&batch->releasing, 0);
 
 	while (i < TS_CHUNK_PAGES) {
-		unsigned n = 1;
-		while (i + n < batch->nr_pages && ts_pageset_has(&batch->releasing, i + n))
-			n++;
-		int rc = ts_sys_fallocate(batch->region->memfd,
-					  FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-					  offset_of(batch, i), (off_t)n << TS_PAGE_SHIFT);
+		struct piece piece = piece_at(batch, &batch->releasing, i);
+		unsigned n = piece.nr_pages;
+		int rc = ts_sys_fallocate(piece.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+					  piece.offset, (off_t)n << TS_PAGE_SHIFT);
 		for (unsigned k = 0; rc && k < n; k++)
 			ts_pageset_add(failed, i + k);
 		if (rc)

@@ -7,15 +7,19 @@
 
 #include "os/sys.h"
 
-int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret)
+int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t nr_pages_max,
+			 uint64_t secret)
 {
-	region->nr_pages = nr_pages;
-	region->words = ts_sys_alloc_table((size_t)nr_pages * sizeof(ts_word));
-	region->heat = ts_sys_alloc_table((size_t)nr_pages * sizeof(ts_heat));
-	if (!region->words || !region->heat || ts_kept_init(&region->kept, nr_pages, secret)) {
+	atomic_store(&region->nr_pages, nr_pages);
+	region->nr_pages_max = nr_pages_max;
+	region->words = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_word));
+	region->heat = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_heat));
+	if (!region->words || !region->heat ||
+	    ts_kept_init(&region->kept, nr_pages_max, secret)) {
 		ts_region_pages_finish(region);
 		return -ENOMEM;
 	}
+	/* Those that may be added later say so then; untouched, their words cost nothing. */
 	for (uint32_t page = 0; page < nr_pages; page++)
 		atomic_store_explicit(&region->words[page], ts_word_make(TS_ZERO, 0, 0),
 				      memory_order_relaxed);
@@ -24,18 +28,47 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t s
 
 void ts_region_pages_finish(struct ts_region *region)
 {
-	ts_sys_free_pages((void *)region->words, (size_t)region->nr_pages * sizeof(ts_word));
-	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages * sizeof(ts_heat));
+	ts_sys_free_pages((void *)region->words, (size_t)region->nr_pages_max * sizeof(ts_word));
+	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages_max * sizeof(ts_heat));
 	ts_kept_finish(&region->kept);
 	region->words = NULL;
 	region->heat = NULL;
 }
 
+int ts_region_backing(const struct ts_region *region, uint32_t page, uint64_t *offset_out,
+		      uint32_t *run_out)
+{
+	unsigned nr_backings = atomic_load_explicit(&region->nr_backings, memory_order_acquire);
+
+	for (unsigned i = 0; i < nr_backings; i++) {
+		const struct ts_backing *backing = &region->backings[i];
+		uint32_t idx = page - backing->first_page;
+		if (page < backing->first_page || idx >= backing->nr_pages)
+			continue;
+		*offset_out = backing->offset + ((uint64_t)idx << TS_PAGE_SHIFT);
+		*run_out = backing->nr_pages - idx;
+		return backing->fd;
+	}
+	TS_ASSERT(!"every page of shared memory has a backing");
+	return -1;
+}
+
+void ts_region_add_backing(struct ts_region *region, uint32_t first_page, uint32_t nr_pages, int fd,
+			   uint64_t offset)
+{
+	unsigned nr_backings = atomic_load(&region->nr_backings);
+
+	TS_ASSERT(nr_backings < TS_EXTENT_MAX);
+	region->backings[nr_backings] = (struct ts_backing){ first_page, nr_pages, fd, offset };
+	atomic_store_explicit(&region->nr_backings, nr_backings + 1, memory_order_release);
+}
+
 /* Words are all written at the start; ages and hashes only as pages are scanned and come back. */
 uint64_t ts_region_pages_bytes(const struct ts_region *region)
 {
-	uint64_t words_bytes = (uint64_t)region->nr_pages * sizeof(ts_word);
-	uint64_t heat_bytes = (uint64_t)region->nr_pages * sizeof(ts_heat);
+	uint32_t nr_pages = region->nr_pages;
+	uint64_t words_bytes = (uint64_t)nr_pages * sizeof(ts_word);
+	uint64_t heat_bytes = (uint64_t)nr_pages * sizeof(ts_heat);
 
 	return words_bytes + ts_sys_resident_bytes((const void *)region->heat, heat_bytes) +
 	       ts_kept_bytes(&region->kept);
@@ -46,10 +79,10 @@ uint64_t ts_region_pages_bytes(const struct ts_region *region)
 void ts_region_drop_heat(struct ts_region *region, uint32_t first_page, uint32_t nr_pages)
 {
 	enum { GROUP = TS_PAGE_BYTES / sizeof(ts_heat) };
-	uint32_t end = TS_MIN(first_page + nr_pages, region->nr_pages);
+	uint32_t nr_all = region->nr_pages, end = TS_MIN(first_page + nr_pages, nr_all);
 
 	for (uint32_t page = first_page / GROUP * GROUP; page < end; page += GROUP) {
-		uint32_t group_end = TS_MIN(page + GROUP, region->nr_pages), at = page;
+		uint32_t group_end = TS_MIN(page + GROUP, nr_all), at = page;
 		while (at < group_end) {
 			enum ts_state state = ts_word_state(ts_word_load(&region->words[at]));
 			if (state != TS_AWAY && state != TS_ZERO && state != TS_GONE)

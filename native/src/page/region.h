@@ -29,6 +29,14 @@ struct ts_extent {
 	uint32_t first_page, nr_pages;  /* pages of the region, not of the shard */
 };
 
+/* Where pages of shared memory lie behind the guest's mapping.  An entry never changes once it is
+ * counted; events move addresses, never offsets. */
+struct ts_backing {
+	uint32_t first_page, nr_pages;
+	int fd;
+	uint64_t offset;         /* of first_page */
+};
+
 struct ts_shard {
 	struct ts_region *region;
 	int uffd;
@@ -61,13 +69,22 @@ struct ts_region {
 	const struct ts_tracker_ops *tracker;
 	char name[64];
 	uint32_t id;             /* in frames' headers */
-	uint32_t nr_pages;
+	_Atomic uint32_t nr_pages; /* grows by hot-add: read it once for a decision */
+	uint32_t nr_pages_max;     /* the tables have room for so many */
 	uint32_t pages_per_shard;
 	unsigned nr_shards;
 	struct ts_shard shards[TS_SHARD_MAX];
 	int pagemap_fd;
-	int memfd;               /* -1: anonymous */
-	uint64_t memfd_offset;
+	int memfd;               /* of the first page; -1: anonymous */
+	_Atomic unsigned nr_backings;
+	struct ts_backing backings[TS_EXTENT_MAX];
+	/* Another process's: its memory is reached through its userfaultfd and the memfd alone,
+	 * never by an address.  The rest is for such regions (engine/adopt.c). */
+	bool is_remote;
+	uint32_t abilities;      /* TS_CAN_* */
+	atomic_bool is_dropped;  /* the process is gone: faults are forgotten */
+	_Atomic uint64_t *marks; /* a bit a page: written since the last deactivate; or NULL */
+	char limits[320];
 	enum ts_serve serve;
 	enum ts_restore restore;
 	uint32_t probation_ms;   /* 0: pages leave at once */
@@ -103,8 +120,25 @@ static inline uint64_t ts_region_word_pair(struct ts_region *region, uint32_t pa
 				    memory_order_relaxed);
 }
 
-/* Words, heat, kept: allocates them for nr_pages; all pages start as ZERO. */
-int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint64_t secret);
+/* Notes that a page was touched, where the tracker needs to be told (track/wp_sync.c). */
+static inline void ts_region_mark(struct ts_region *region, uint32_t page)
+{
+	if (region->marks)
+		atomic_fetch_or_explicit(&region->marks[page / 64], UINT64_C(1) << (page % 64),
+					 memory_order_relaxed);
+}
+
+/* Descriptor and offset of a page of shared memory, and in *run_out how many pages follow it there,
+ * itself included. */
+int ts_region_backing(const struct ts_region *region, uint32_t page, uint64_t *offset_out,
+		      uint32_t *run_out);
+/* The next pages lie there; the caller has made sure of room, and counts the pages afterwards. */
+void ts_region_add_backing(struct ts_region *region, uint32_t first_page, uint32_t nr_pages, int fd,
+			   uint64_t offset);
+
+/* Words, heat, kept: allocates them for nr_pages_max; all pages start as ZERO. */
+int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t nr_pages_max,
+			 uint64_t secret);
 void ts_region_pages_finish(struct ts_region *region);
 /* RAM of these tables. */
 uint64_t ts_region_pages_bytes(const struct ts_region *region);
