@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes for tests of the manager: ``tierstore serve``, and VMMs that obey (vmm.py)."""
+"""Processes for tests of the manager: ``tierstore serve``, and VMMs that obey."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -17,9 +18,9 @@ from typing import Any, Self
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import BUILD_DIR, ROOT
 
-VMM = ROOT / "tests" / "manager" / "vmm.py"
+DOUBLE = BUILD_DIR / "native" / "tests" / "vmm" / "vmm_double"
 MIB = 1 << 20
 WAIT_S = 60.0
 """Longer than anything takes but what hangs."""
@@ -71,7 +72,8 @@ class Serve:
                 cwd=ROOT,
             )
         if wait:
-            until(lambda: "listening on" in self.log or self.process.poll() is not None, "it")
+            control = folder / "tierstore" / f"{self.process.pid}.sock"
+            until(lambda: control.exists() or self.process.poll() is not None, "it to start")
             assert self.process.poll() is None, self.log
 
     @property
@@ -130,61 +132,61 @@ class Serve:
 
 
 class Vmm:
-    """A VMM that obeys."""
+    """A VMM that obeys: native/tests/vmm/double.c, whose every page says what it must hold."""
 
-    def __init__(self, socket: Path, *options: str, vmm: str = "cloud-hypervisor",
-                 mib: int = 4, seed: int | None = 1, user: int | None = None):  # fmt: skip
-        arguments = ["--socket", str(socket), "--vmm", vmm, *options]
-        if "--size" not in options:
-            arguments += ["--size", str(mib * MIB)]
-        if seed is not None:
-            arguments += ["--seed", str(seed)]
-        self.seed = seed
-        self.nr_pages = mib * 256
+    def __init__(self, socket: Path, *options: str, vmm: str = "cloud-hypervisor", mib: int = 8):
+        arguments = ["--protocol", vmm, "--socket", str(socket), *options]
+        if "--ranges" not in options:
+            arguments += ["--ranges", f"{mib}M"]
         self.process = subprocess.Popen(
-            [sys.executable, str(VMM), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            user=user,
+            [str(DOUBLE), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self.pid = self.process.pid
+        self._said = b""
 
-    def answer(self) -> dict[str, Any]:
-        """The next line; fails the test where none comes."""
+    def event(self, name: str) -> dict[str, Any]:
+        """The next event of that name; fails the test where none comes."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], WAIT_S)
-        assert ready, "the VMM hangs"
-        answer: dict[str, Any] = json.loads(self.process.stdout.readline() or '{"error": "gone"}')
-        return answer
+        fd = self.process.stdout.fileno()
+        due_s = time.monotonic() + WAIT_S
+        while True:
+            while b"\n" in self._said:
+                line, _, self._said = self._said.partition(b"\n")
+                event: dict[str, Any] = json.loads(line)
+                if event["event"] == name:
+                    return event
+                assert event["event"] != "error", event
+            ready, _, _ = select.select([fd], [], [], due_s - time.monotonic())
+            assert ready, f"no {name}: the VMM hangs"
+            more = os.read(fd, 65536)
+            assert more, f"no {name}: the VMM ended, {self.process.wait(timeout=WAIT_S)}"
+            self._said += more
 
-    def is_handed_over(self) -> Self:
-        """Asserts that the manager took it."""
-        answer = self.answer()
-        assert "error" not in answer, answer
+    def handed_over(self, result: str = "ready") -> Self:
+        """Asserts how the hand-over went; Firecracker's is always ready."""
+        assert self.event("handoff")["result"] == result
         return self
 
-    def order(self, verb: str, **details: Any) -> dict[str, Any]:
-        """Have it do something, and wait until it has."""
-        self.start(verb, **details)
-        return self.answer()
-
-    def start(self, verb: str, **details: Any) -> None:
+    def say(self, line: str) -> None:
         """Have it do something."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"do": verb} | details) + "\n")
+        self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
 
-    def check(self, low: int = 0, high: int | None = None, seed: int | None = None) -> None:
-        """All these pages are what was written."""
-        high = self.nr_pages if high is None else high
-        seed = self.seed if seed is None else seed
-        assert self.order("check", low=low, high=high, seed=seed) == {"wrong": 0}
+    def ask(self, line: str, event: str = "") -> dict[str, Any]:
+        """Have it do something, and wait until it has."""
+        self.say(line)
+        return self.event(event or line.partition(" ")[0])
 
-    def held_bytes(self) -> int:
+    def verify(self) -> None:
+        """The guest reads every page, and every byte is right."""
+        answer = self.ask("verify")
+        assert (answer["mismatches"], answer["poisoned"]) == (0, 0), answer
+
+    def resident_bytes(self) -> int:
         """What the kernel holds of its memory."""
-        held: int = self.order("held")["bytes"]
-        return held
+        resident: int = self.ask("stats")["resident"]
+        return resident
 
     def kill(self) -> None:
         """As a crash would."""
@@ -192,7 +194,8 @@ class Vmm:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             assert stream is not None
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
 
     def __enter__(self) -> Self:
         return self

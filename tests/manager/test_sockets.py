@@ -131,7 +131,7 @@ def test_too_many_connections_of_one_process_are_closed(serve: Serve) -> None:
 
 def test_a_snapshot_that_is_not_known_is_refused(serve: Serve) -> None:
     with Vmm(serve.socket, vmm="firecracker") as vmm:
-        vmm.is_handed_over()
+        vmm.handed_over()
         until(lambda: "it restores a snapshot" in serve.log, "the refusal")
 
 

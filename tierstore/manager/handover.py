@@ -103,8 +103,10 @@ def make_plan(handoff: Handoff, peer: Peer, uffd: int, memfds: Sequence[int]) ->
         if not peer.is_alive:
             raise ProcessLookupError(f"process {peer.pid} has gone")
         return plan
-    except BaseException:
+    except BaseException as error:
         plan.close()
+        if isinstance(error, OSError) and not peer.is_alive:
+            raise ProcessLookupError(f"process {peer.pid} has gone") from None
         raise
 
 

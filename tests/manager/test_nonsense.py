@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMMs that lie, stutter, or vanish at every step, each a real process: refused, and nothing else.
+
+The lies are those of native/tests/vmm/wrong.h.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.manager.support import Serve, Vmm, serve, until
+
+__all__ = ["serve"]
+
+LIES = [
+    *("unregistered", "unmapped", "overlap", "wrap", "unaligned", "empty-region", "no-regions"),
+    *("many-regions", "negative", "fraction", "text", "missing-key", "huge-offset", "version"),
+    *("mode", "pid", "no-mode", "type", "truncated", "huge-length", "zero-length", "duplicate"),
+    *("nested", "garbage", "long", "no-fd", "null-fd", "many-fds"),
+]
+ANYTHING = {"unregistered", "unmapped", "huge-offset", "version", "mode", "pid", "no-mode", "type",
+            "huge-length", "zero-length", "no-regions"}  # fmt: skip
+"""Of no meaning for Firecracker, or waited out: `[]` is too short to tell who speaks."""
+
+
+def nr_open(serve: Serve) -> int:
+    """The manager's descriptors."""
+    return len(list(Path(f"/proc/{serve.process.pid}/fd").iterdir()))
+
+
+def refusals(serve: Serve) -> int:
+    """How many it has logged."""
+    log = serve.log
+    return log.count(": refused: ") + log.count("hung up before")
+
+
+def test_every_lie_of_cloud_hypervisor_is_refused(serve: Serve) -> None:
+    before = nr_open(serve)
+    for lie in LIES:
+        count = refusals(serve)
+        with Vmm(serve.socket, "--wrong", lie) as vmm:
+            result = vmm.event("handoff")["result"]
+            assert result in ("closed", "timeout"), (lie, result)
+            until(lambda count=count: refusals(serve) > count, f"the refusal of {lie}")
+    assert "Traceback" not in serve.log
+    assert "internal error" not in serve.log
+    until(lambda: nr_open(serve) <= before, "descriptors to be closed")
+
+
+def test_every_lie_of_firecracker_is_refused(serve: Serve) -> None:
+    before = nr_open(serve)
+    for lie in [each for each in LIES if each not in ANYTHING]:
+        count = refusals(serve)
+        with Vmm(serve.socket, "--wrong", lie, vmm="firecracker") as vmm:
+            vmm.event("handoff")
+            until(lambda count=count: refusals(serve) > count, f"the refusal of {lie}")
+    assert "Traceback" not in serve.log
+    until(lambda: nr_open(serve) <= before, "descriptors to be closed")
+
+
+def test_vmms_that_vanish_leave_nothing(serve: Serve) -> None:
+    before = nr_open(serve)
+    for vmm_name in ("firecracker", "cloud-hypervisor"):
+        for step in ("connect", "message", "handoff"):
+            with Vmm(serve.socket, "--vanish", step, vmm=vmm_name) as vmm:
+                assert vmm.process.wait(timeout=60) == 9 or vmm_name == "firecracker"
+    until(lambda: nr_open(serve) <= before, "descriptors to be closed")
+    assert serve.stat()["vms"] == []
+    assert "Traceback" not in serve.log
