@@ -18,6 +18,12 @@ FIRST = ["tidy", "native", "unit", "abi", "contract", "model"]
 LAST = ["soak", "setup"]
 
 
+def kernel_version() -> tuple[int, int]:
+    """Major and minor number of the running kernel."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """--soak: run the tests that take hours, too."""
     parser.addoption("--soak", action="store_true", help="run the soak tests, too (hours)")

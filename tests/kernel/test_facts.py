@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import BUILD_DIR, ROOT
+from tests.conftest import BUILD_DIR, ROOT, kernel_version
 
 SKIPPED = 77
 TIMEOUT_S = 60
@@ -37,12 +37,6 @@ MAY_SKIP = {
 }
 
 FACTS = sorted(path.stem for path in (ROOT / "native/tests/kernel").glob("test_*.c"))
-
-
-def kernel_version() -> tuple[int, int]:
-    """Major and minor number of the running kernel."""
-    major, minor = os.uname().release.split(".")[:2]
-    return int(major), int("".join(c for c in minor if c.isdigit()))
 
 
 def must_run(fact: str) -> bool:

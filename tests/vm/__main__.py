@@ -8,6 +8,7 @@ an archive without such a kernel.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -21,15 +22,21 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="./dev kernel", description=__doc__)
     parser.add_argument("version", help="such as 7.3, 6.12 or 6.1: the newest of that series")
-    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS",
+                        help="for the command, once the kernel has started")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="FOLDER",
+                        help="where the console and what the guest left in /results go; "
+                             "default: build-dev/vm-RELEASE")  # fmt: skip
     parser.add_argument("command", nargs=argparse.REMAINDER,
                         help="default: pytest tests/kernel")  # fmt: skip
     return parser.parse_args()
 
 
-def keep(outcome: boot.Outcome, release: str) -> None:
-    """Console and result files, beside the build."""
-    folder = image.ROOT / "build-dev" / f"vm-{release}"
+def keep(outcome: boot.Outcome, release: str, folder: Path | None) -> None:
+    """Console and result files; by default beside the build, where an earlier run's go."""
+    if folder is None:
+        folder = image.ROOT / "build-dev" / f"vm-{release}"
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "console.log").write_text(outcome.console)
     for name, data in outcome.files.items():
@@ -51,7 +58,7 @@ def main() -> int:
     except Problem as problem:
         print(f"kernel {words.version}: {problem}", file=sys.stderr)
         return 2
-    keep(outcome, release)
+    keep(outcome, release, words.results)
     if outcome.status is not None:
         return outcome.status
     print(outcome.console, file=sys.stderr)

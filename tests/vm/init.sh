@@ -18,6 +18,8 @@ mount -t tmpfs run /run
 # Everything that is asked for at the serial console, so that a hang can be looked into.
 echo 1 >/proc/sys/kernel/sysrq
 ip link set lo up 2>/dev/null
+# The kernel has patched itself, alone (boot.py): now the second processor.
+echo 1 >/sys/devices/system/cpu/cpu1/online
 
 root=$(sed -n 's/.*vm\.root=\([^ ]*\).*/\1/p' /proc/cmdline)
 # Disks have the numbers in which they happened to answer; their serial numbers are ours.
@@ -33,6 +35,7 @@ for port in /dev/ttyS1 /dev/ttyS2; do
 	stty -F $port raw -echo -opost
 done
 cd "$root" || echo "init: no $root"
+echo "vm: the command starts" >/dev/ttyS0
 # Through pipes: programs write to a terminal as to a person.
 {
 	{

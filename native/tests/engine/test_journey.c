@@ -87,15 +87,19 @@ static void stress(bool is_memfd, uint64_t evicted_min, struct ts_region_options
 
 static void stress_anon(void)
 {
-	stress(false, 16384, (struct ts_region_options){ .probation_ms = 20 });
+	stress(false, check_rounds(16384), (struct ts_region_options){ .probation_ms = 20 });
 }
 
-static void stress_memfd(void) { stress(true, 16384, (struct ts_region_options){ 0 }); }
+static void stress_memfd(void)
+{
+	stress(true, check_rounds(16384), (struct ts_region_options){ 0 });
+}
 
 static void stress_in_thread(void)
 {
-	stress(false, 8192, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD,
-						      .probation_ms = 20 });
+	struct ts_region_options options = { .serve = TS_SERVE_IN_THREAD, .probation_ms = 20 };
+
+	stress(false, check_rounds(8192), options);
 }
 
 CHECK_MAIN({ "anon", anon }, { "memfd", memfd }, { "in_thread", in_thread },

@@ -87,7 +87,7 @@ static void swapped(bool is_memfd)
 	guest_add_ladder(&guest);
 	CHECK_EQ(ts_engine_start(guest.engine), 0);
 	guest_attach(&guest, (struct ts_region_options){ .probation_ms = 20 });
-	run_guest(&guest, 2 * PAGES);
+	run_guest(&guest, check_rounds(2 * PAGES));
 	uint64_t nr_wrong = atomic_load(&guest.nr_wrong);
 	ts_engine_close(guest.engine);
 	guest.engine = NULL;

@@ -77,6 +77,27 @@ static inline int kern_api(int uffd, uint64_t features, struct uffdio_api *api_o
 	return rc;
 }
 
+/* The newest of these features, and the kernel that brought it. */
+static inline const char *kern_newest(uint64_t features)
+{
+	static const struct {
+		uint64_t feature;
+		const char *name;
+	} known[] = {
+		{UFFD_FEATURE_RWP_ASYNC, "RWP_ASYNC: Linux 7.3"},
+		{UFFD_FEATURE_RWP, "RWP: Linux 7.3"},
+		{UFFD_FEATURE_MOVE, "MOVE: Linux 6.8"},
+		{UFFD_FEATURE_WP_ASYNC, "WP_ASYNC: Linux 6.7"},
+		{UFFD_FEATURE_POISON, "POISON: Linux 6.6"},
+		{UFFD_FEATURE_WP_UNPOPULATED, "WP_UNPOPULATED: Linux 6.4"},
+		{UFFD_FEATURE_WP_HUGETLBFS_SHMEM, "WP_HUGETLBFS_SHMEM: Linux 5.19"},
+	};
+	for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+		if (features & known[i].feature)
+			return known[i].name;
+	return "older ones";
+}
+
 /* A descriptor with exactly these features; the test is skipped where the kernel lacks one. */
 static inline int kern_uffd(uint64_t features)
 {
@@ -85,8 +106,7 @@ static inline int kern_uffd(uint64_t features)
 	CHECK_EQ(kern_api(probe, 0, &api), 0);
 	CHECK_EQ(close(probe), 0);
 	if (features & ~(uint64_t)api.features)
-		KERN_SKIP("userfaultfd features %#" PRIx64 " asked, %#" PRIx64 " offered", features,
-			(uint64_t)api.features);
+		KERN_SKIP("userfaultfd lacks features: %s", kern_newest(features & ~api.features));
 	int uffd = kern_uffd_raw(0);
 	CHECK_EQ(kern_api(uffd, features, NULL), 0);
 	return uffd;
@@ -100,12 +120,6 @@ static inline bool kern_has_rwp(void)
 	CHECK_EQ(kern_api(probe, 0, &api), 0);
 	CHECK_EQ(close(probe), 0);
 	return api.features & UFFD_FEATURE_RWP;
-}
-
-/* How often to do what is done many times: less on an emulated machine (./dev kernel). */
-static inline int kern_rounds(int nr_rounds)
-{
-	return getenv("TIERSTORE_IN_VM") ? nr_rounds / 20 : nr_rounds;
 }
 
 /* ---- Ioctls ----------------------------------------------------------------------------- */
@@ -360,12 +374,13 @@ static inline long kern_scan(const void *addr, size_t len_bytes, uint64_t mask, 
 	}
 	CHECK_EQ(close(fd), 0);
 	if (nr_pages == -ENOTTY)
-		KERN_SKIP("no PAGEMAP_SCAN");
+		KERN_SKIP("no PAGEMAP_SCAN: Linux 6.7");
 	return nr_pages;
 }
 
-/* A line of /proc/self/smaps ("AnonHugePages:") for the mapping that holds addr, in KiB. */
-static inline long kern_smaps_kib(const void *addr, const char *field)
+/* A line of /proc/self/smaps ("AnonHugePages:") for the mapping that holds addr, in KiB; -1 where
+ * this kernel has no such line. */
+static inline long kern_smaps_find(const void *addr, const char *field)
 {
 	FILE *f = fopen("/proc/self/smaps", "re");
 	char line[512];
@@ -380,6 +395,12 @@ static inline long kern_smaps_kib(const void *addr, const char *field)
 			CHECK_EQ(sscanf(line + strlen(field), "%ld", &kib), 1);
 	}
 	CHECK_EQ(fclose(f), 0);
+	return kib;
+}
+
+static inline long kern_smaps_kib(const void *addr, const char *field)
+{
+	long kib = kern_smaps_find(addr, field);
 	CHECK(kib >= 0);
 	return kib;
 }

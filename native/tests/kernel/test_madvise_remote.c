@@ -36,7 +36,7 @@ int main(void)
 	CHECK_EQ(other, -EINVAL);
 	CHECK_EQ(other_cold, 2 * KERN_PAGE);
 	if (own == -EINVAL)
-		KERN_SKIP("process_madvise(self, MADV_DONTNEED) came with 6.13");
+		KERN_SKIP("process_madvise(self, MADV_DONTNEED) came with Linux 6.13");
 	CHECK_EQ(own, 2 * KERN_PAGE);
 	CHECK_EQ(kern_scan(area, 4 * KERN_PAGE, PAGE_IS_PRESENT, 0), 2);
 	return 0;

@@ -44,7 +44,7 @@ int main(void)
 	CHECK_EQ(kern_register(guest_fd, guest, KERN_PAGE, UFFDIO_REGISTER_MODE_MISSING), 0);
 	CHECK_EQ(kern_register(staging_fd, staging, KERN_PAGE, UFFDIO_REGISTER_MODE_MISSING), 0);
 	kern_start(&counter, count_up, guest);
-	for (int i = 0; i < kern_rounds(ROUNDS); i++) {
+	for (int i = 0; i < (int)check_rounds(ROUNDS); i++) {
 		int rc;
 		do
 			rc = kern_move(staging_fd, staging, guest, KERN_PAGE);

@@ -93,7 +93,7 @@ static void set_up(void)
 
 int main(void)
 {
-	const long nr_evictions = kern_rounds(EVICTIONS);
+	const long nr_evictions = (int)check_rounds(EVICTIONS);
 	static struct writer writers[WRITERS];
 	struct kern_thread threads[WRITERS];
 	struct kern_server servers[2];

@@ -30,7 +30,7 @@ static long nr_pages_scanned(size_t nr_regions)
 	while (arg.start < arg.end) {
 		int n = ioctl(fd, PAGEMAP_SCAN, &arg);
 		if (n < 0 && errno == ENOTTY)
-			KERN_SKIP("no PAGEMAP_SCAN");
+			KERN_SKIP("no PAGEMAP_SCAN: Linux 6.7");
 		CHECK(n >= 0);
 		for (int i = 0; i < n; i++)
 			nr_pages += (long)((vec[i].end - vec[i].start) / KERN_PAGE);

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the ladder of kernels is held to: answers of the probe, trackers, and every skip.
+
+A program that skips and is not listed here fails the rung; so does one that is listed and runs.  A
+skip is listed with a part of its own reason.  Facts are the programs of native/tests/kernel, all of
+which run on every rung; PROGRAMS are those with an engine in them that run there as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Trackers, memories, the way out and back: what hangs on the kernel.
+PROGRAMS = ["test_probe", "test_rwp", "test_journey", "test_thp"]
+
+# Features that depend on the kernel's settings rather than on its version.
+SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
+
+
+def facts() -> list[str]:
+    """Names of the programs that ask the kernel alone."""
+    folder = Path(__file__).resolve().parents[2] / "native/tests/kernel"
+    return sorted(path.stem for path in folder.glob("test_*.c"))
+
+
+@dataclass(frozen=True)
+class Rung:
+    """missing: what the probe must not find; all the rest it must."""
+
+    missing: set[str]
+    trackers: dict[str, str | None]
+    needed: str = ""
+    """What a refusal names."""
+    examples: tuple[str, ...] = ("c",)
+    """Languages whose examples/seed_workflow runs."""
+    skips: dict[str, list[str]] = field(default_factory=dict)
+    """Reason (a part of it): programs, or program.test."""
+
+
+RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp_")]
+RWP_TESTS = [
+    f"test_rwp.{test}"
+    for test in ("cold_is_the_complement", "huge_pages_are_seen_whole", "returned_pages")
+]
+
+LADDER = {
+    "7.3": Rung(
+        set(),
+        {"anon": "rwp", "memfd": "zap"},
+        examples=("c", "python"),
+        skips={"this kernel has RWP": ["test_rwp.refused_without_the_kernel"]},
+    ),
+    "6.12": Rung(
+        {"has_rwp"},
+        {"anon": "wp", "memfd": "zap"},
+        skips={
+            "Linux 7.3": [*RWP_FACTS, *RWP_TESTS],
+            "Linux 6.13": ["test_madvise_remote"],
+        },
+    ),
+    "6.1": Rung(
+        {"has_wp_async", "has_wp_unpopulated", "has_move", "has_poison", "has_pagemap_scan",
+         "has_rwp"},
+        {"anon": None, "memfd": None},
+        needed="6.",
+        skips={
+            "Linux 7.3": [*RWP_FACTS, *RWP_TESTS],
+            "Linux 6.13": ["test_madvise_remote"],
+            "MOVE, Linux 6.8": ["test_journey", "test_thp"],
+            "MOVE: Linux 6.8": [
+                "test_event_remove_race",
+                "test_event_stops_ioctls",
+                "test_madv_free",
+                "test_move_after_fork",
+                "test_move_answers",
+                "test_move_drops_wp",
+                "test_move_is_atomic",
+                "test_move_leaves_source_waiter",
+                "test_move_mlock_mismatch",
+                "test_move_needs_own_destination",
+                "test_move_pinned",
+                "test_move_splits_thp",
+                "test_move_under_load",
+                "test_move_zero_page",
+                "test_staging_release",
+            ],
+            "WP_ASYNC: Linux 6.7": [
+                "test_collapse",
+                "test_copy_mode_wp",
+                "test_move_marker",
+                "test_wp_async_scan",
+                "test_wp_async_thp",
+            ],
+            "PAGEMAP_SCAN: Linux 6.7": [
+                "test_fault_around",
+                "test_memfd_wp_guard",
+                "test_read_order",
+                "test_scan_walk_end",
+                "test_zeropage_shmem",
+            ],
+            "Linux 6.6": ["test_ksm_loses_wp", "test_poison"],
+        },
+    ),
+}  # fmt: skip
