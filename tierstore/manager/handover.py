@@ -15,13 +15,13 @@ import hashlib
 import itertools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from tierstore.manager import addresses
 from tierstore.manager.addresses import Mapping
 from tierstore.manager.bounds import RANGES_MAX
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Handoff, MessageError, Piece
+from tierstore.manager.state import boot_id
 
 __all__ = ["Plan", "Range", "identity", "make_plan", "plan_range"]
 
@@ -80,9 +80,8 @@ def identity(peer: Peer, ranges: Sequence[Range]) -> bytes:
     Process, start and boot, and the file behind the first range.  Where the ranges lie is compared
     by the engine: memory may have been plugged in since.
     """
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     first = ranges[0]
-    text = f"{boot} {peer.pid} {peer.start_time} {first.addr} {first.device} {first.inode}"
+    text = f"{boot_id()} {peer.pid} {peer.start_time} {first.addr} {first.device} {first.inode}"
     return hashlib.sha256(text.encode()).digest()
 
 

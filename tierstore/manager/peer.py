@@ -86,6 +86,19 @@ class Peer:
             os.close(pidfd)
             raise
 
+    @classmethod
+    def of_process(cls, pid: int, uid: int, started: int) -> Self:
+        """A process that is known from before.  Raises ``ProcessLookupError`` if it is not that."""
+        pidfd = os.pidfd_open(pid)
+        try:
+            found = cls(pid, uid, pidfd)
+            if found.start_time != started:
+                raise ProcessLookupError(f"process {pid} is another one now")
+            return found
+        except BaseException:
+            os.close(pidfd)
+            raise
+
     @property
     def is_alive(self) -> bool:
         """False once the process has ended, reaped or not."""

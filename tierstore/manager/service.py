@@ -140,7 +140,7 @@ def serve(config: ServeConfig, *, state: Path | None = None) -> list[str]:
     engine = Engine(config)
     left: list[str] = []
     try:
-        manager = Manager(config, engine, is_persistent=state is not None)
+        manager = Manager(config, engine, state=state)
         second = threading.Event()
         publisher = _publish(manager)
         try:

@@ -28,6 +28,7 @@ from tierstore.manager.handover import Plan, Range, identity, make_plan, plan_ra
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Handoff, Piece
 from tierstore.manager.share import FairShare
+from tierstore.manager.state import VmRecord, boot_id
 from tierstore.region import Region
 from tierstore.remote import Ability, Mode, RemoteRange
 
@@ -76,7 +77,7 @@ class Vm:
         self.remarks: list[str] = []
         self.region: Region | None = None
         self.is_connected = True
-        self._pieces = {(piece.addr, piece.len_bytes) for piece in handoff.pieces}
+        self._pieces = list(handoff.pieces)
         self._is_shared = False
         self._cycle: VmCycle | None = None
         self._life = threading.Lock()  # guards everything but report(); held while blocking
@@ -139,8 +140,24 @@ class Vm:
 
     def is_same(self, handoff: Handoff, uffd: int) -> bool:
         """Whether a later hand-over of the same process is of what is served here already."""
-        pieces = {(piece.addr, piece.len_bytes) for piece in handoff.pieces}
-        return self.state == "serving" and pieces == self._pieces and same_file(uffd, self.uffd)
+        is_same_memory = set(handoff.pieces) == set(self._pieces)
+        return self.state == "serving" and is_same_memory and same_file(uffd, self.uffd)
+
+    def record(self) -> VmRecord:
+        """What a later manager must know of it."""
+        return VmRecord(
+            name=self.name,
+            pid=self.peer.pid,
+            uid=self.peer.uid,
+            start_time=self.peer.start_time,
+            boot_id=boot_id(),
+            vmm=self.handoff.vmm,
+            socket=str(self.path),
+            modes=tuple(sorted(self.handoff.modes)),
+            pieces=tuple((p.addr, p.len_bytes, p.offset) for p in self._pieces),
+            is_snapshot=self.handoff.is_snapshot,
+            is_resumable=self.handoff.is_resumable,
+        )
 
     def add(self, piece: Piece, memfds: Sequence[int]) -> None:
         """Memory was plugged in.  Raises ``TierstoreError``."""
@@ -152,7 +169,7 @@ class Vm:
                 self.region.add_range(_remote(added))
             finally:
                 added.close()
-            self._pieces.add((piece.addr, piece.len_bytes))
+            self._pieces.append(piece)
             logger.info("%s: %d MiB were plugged in at %#x", self, piece.len_bytes >> 20,
                         piece.addr)  # fmt: skip
 
