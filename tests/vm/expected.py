@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Trackers, memories, the way out and back: what hangs on the kernel.
-PROGRAMS = ["test_probe", "test_rwp", "test_journey", "test_thp"]
+PROGRAMS = ["test_probe", "test_rwp", "test_pitfalls", "test_journey", "test_thp"]
 
 # Features that depend on the kernel's settings rather than on its version.
 SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
@@ -40,8 +40,10 @@ class Rung:
 
 RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp_")]
 RWP_TESTS = [
-    f"test_rwp.{test}"
-    for test in ("cold_is_the_complement", "huge_pages_are_seen_whole", "returned_pages")
+    "test_pitfalls.unprotected_is_touched",
+    "test_rwp.cold_is_the_complement",
+    "test_rwp.huge_pages_are_seen_whole",
+    "test_rwp.returned_pages",
 ]
 
 LADDER = {
@@ -65,9 +67,9 @@ LADDER = {
         {"anon": None, "memfd": None},
         needed="6.",
         skips={
-            "Linux 7.3": [*RWP_FACTS, *RWP_TESTS],
+            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if t.startswith("test_rwp."))],
             "Linux 6.13": ["test_madvise_remote"],
-            "MOVE, Linux 6.8": ["test_journey", "test_thp"],
+            "MOVE, Linux 6.8": ["test_journey", "test_pitfalls", "test_thp"],
             "MOVE: Linux 6.8": [
                 "test_event_remove_race",
                 "test_event_stops_ioctls",

@@ -1,0 +1,271 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bench_rwp.c — what noticing touches costs on Linux 7.3, by ts_region_deactivate() and
+ * ts_region_scan(), beside the bare ioctls on memory of the same shape, in the same run, in turn.
+ *
+ *   bench_rwp [rounds=N] [MiB[/EVERY] ...]   default: 256 1024/16 4096/64; EVERY: only each
+ *                                            so-manieth page is there
+ *
+ * Prints nanoseconds for each page that is there, medians: "first" with nothing protected, "again"
+ * with all of it protected already, "none" and "all" by how many pages were touched.  "window" is
+ * what a sync window costs beside the scan in it: SET_MODE there and back, in microseconds for each
+ * window.  Under emulation (./dev kernel) only the ratios mean anything. */
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <tierstore/tierstore.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "os/uapi.h"
+
+enum { PAGE = 4096, ROUNDS_MAX = 51, RUNS = 256 };
+
+enum figure { FIRST, AGAIN, SCAN_NONE, SCAN_ALL, WINDOW, NR_FIGURES };
+
+static const char *const names[NR_FIGURES] = {
+	"deactivate, first", "deactivate, again", "scan, none touched", "scan, all touched",
+	"window (us each)",
+};
+
+struct memory {
+	char *mem;
+	uint64_t nr_pages, every;
+};
+
+static uint64_t rounds = 7;
+static double bare_ns[NR_FIGURES][ROUNDS_MAX], ours_ns[NR_FIGURES][ROUNDS_MAX];
+
+static double now_ns(void)
+{
+	struct timespec now;
+
+	CHECK_EQ(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
+static struct memory make_memory(uint64_t mib, uint64_t every)
+{
+	struct memory memory = { .nr_pages = mib << 8, .every = every };
+
+	memory.mem = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	CHECK(memory.mem != MAP_FAILED);
+	CHECK_EQ(madvise(memory.mem, mib << 20, MADV_NOHUGEPAGE), 0);
+	return memory;
+}
+
+static void touch(const struct memory *memory)
+{
+	for (uint64_t page = 0; page < memory->nr_pages; page += memory->every)
+		((volatile char *)memory->mem)[page * PAGE] = 1;
+}
+
+/* ---- Bare --------------------------------------------------------------------------------- */
+
+static int uffd, pagemap_fd;
+
+/* False: no RWP here. */
+static bool bare_open(const struct memory *memory)
+{
+	struct uffdio_api api = { .api = UFFD_API,
+				  .features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC };
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)memory->mem, memory->nr_pages * PAGE },
+		.mode = UFFDIO_REGISTER_MODE_RWP,
+	};
+
+	uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
+		return false;
+	CHECK_EQ(ioctl(uffd, UFFDIO_REGISTER, &reg), 0);
+	pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	CHECK(pagemap_fd >= 0);
+	return true;
+}
+
+static void bare_deactivate(const struct memory *memory)
+{
+	struct uffdio_rwprotect arg = {
+		.range = { (uintptr_t)memory->mem, memory->nr_pages * PAGE },
+		.mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	CHECK_EQ(ioctl(uffd, UFFDIO_RWPROTECT, &arg), 0);
+}
+
+static uint64_t bare_scan(const struct memory *memory)
+{
+	static struct page_region runs[RUNS];
+	uint64_t nr_pages = 0;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg), .start = (uintptr_t)memory->mem,
+		.end = (uintptr_t)memory->mem + memory->nr_pages * PAGE,
+		.vec = (uintptr_t)runs, .vec_len = RUNS,
+		.category_mask = PAGE_IS_ACCESSED, .return_mask = PAGE_IS_ACCESSED,
+	};
+
+	for (; arg.start < arg.end; arg.start = arg.walk_end) {
+		int n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+		CHECK(n >= 0);
+		for (int i = 0; i < n; i++)
+			nr_pages += (runs[i].end - runs[i].start) / PAGE;
+	}
+	return nr_pages;
+}
+
+static void bare_window(void)
+{
+	struct uffdio_set_mode sync = { .disable = UFFD_FEATURE_RWP_ASYNC };
+	struct uffdio_set_mode async = { .enable = UFFD_FEATURE_RWP_ASYNC };
+
+	CHECK_EQ(ioctl(uffd, UFFDIO_SET_MODE, &sync), 0);
+	CHECK_EQ(ioctl(uffd, UFFDIO_SET_MODE, &async), 0);
+}
+
+/* ---- Ours --------------------------------------------------------------------------------- */
+
+static struct ts_engine *engine;
+static struct ts_region *region;
+
+static void ours_open(const struct memory *memory)
+{
+	struct ts_tier_options tier = { .size = sizeof(tier), .name = "warm", .store = "ram",
+					.size_bytes = 1 << 20, .codec = TS_CODEC_LZ4 };
+	struct ts_region_options options = {
+		.size = sizeof(options), .addr = memory->mem, .len_bytes = memory->nr_pages * PAGE,
+		.memory = TS_MEMORY_ANON, .tracker = TS_TRACKER_RWP,
+	};
+
+	CHECK_EQ(ts_engine_open(NULL, &engine), 0);
+	CHECK_EQ(ts_engine_add_tier(engine, &tier), 0);
+	CHECK_EQ(ts_engine_start(engine), 0);
+	CHECK_EQ(ts_region_attach(engine, &options, &region), 0);
+}
+
+static void ours_deactivate(void) { CHECK_EQ(ts_region_deactivate(region), 0); }
+
+static uint64_t ours_scan(void)
+{
+	struct ts_scan_result result = { .size = sizeof(result) };
+
+	CHECK_EQ(ts_region_scan(region, &result), 0);
+	return result.nr_touched;
+}
+
+/* ---- Rounds ------------------------------------------------------------------------------- */
+
+#define TIMED(figures, figure, round, call)             \
+	do {                                            \
+		double start_ = now_ns();               \
+		call;                                   \
+		(figures)[figure][round] = now_ns() - start_; \
+	} while (0)
+
+static void bare_round(const struct memory *memory, uint64_t round)
+{
+	uint64_t nr_there = (memory->nr_pages + memory->every - 1) / memory->every, nr = 0;
+
+	TIMED(bare_ns, FIRST, round, bare_deactivate(memory));
+	TIMED(bare_ns, AGAIN, round, bare_deactivate(memory));
+	TIMED(bare_ns, SCAN_NONE, round, nr = bare_scan(memory));
+	CHECK_EQ(nr, 0);
+	TIMED(bare_ns, WINDOW, round, bare_window());
+	touch(memory);
+	TIMED(bare_ns, SCAN_ALL, round, nr = bare_scan(memory));
+	CHECK_EQ(nr, nr_there);
+}
+
+static void ours_round(const struct memory *memory, uint64_t round)
+{
+	uint64_t nr_there = (memory->nr_pages + memory->every - 1) / memory->every, nr = 0;
+
+	TIMED(ours_ns, FIRST, round, ours_deactivate());
+	TIMED(ours_ns, AGAIN, round, ours_deactivate());
+	TIMED(ours_ns, SCAN_NONE, round, nr = ours_scan());
+	CHECK_EQ(nr, 0);
+	touch(memory);
+	TIMED(ours_ns, SCAN_ALL, round, nr = ours_scan());
+	CHECK_EQ(nr, nr_there);
+}
+
+static int compare(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return (x > y) - (x < y);
+}
+
+static double median(double *samples)
+{
+	qsort(samples, rounds, sizeof(*samples), compare);
+	return samples[rounds / 2];
+}
+
+static void report(uint64_t mib, uint64_t nr_there)
+{
+	for (unsigned f = 0; f < NR_FIGURES; f++) {
+		double unit = f == WINDOW ? 1e3 : (double)nr_there;
+		double bare = median(bare_ns[f]) / unit, ours = median(ours_ns[f]) / unit;
+		printf("%5llu MiB %7llu pages  %-20s %9.1f", (unsigned long long)mib,
+		       (unsigned long long)nr_there, names[f], bare);
+		if (f == WINDOW)
+			printf("%9s\n", "-");
+		else
+			printf("%9.1f  %5.2f\n", ours, ours / bare);
+	}
+}
+
+static void run(uint64_t mib, uint64_t every)
+{
+	struct memory bare = make_memory(mib, every), ours = make_memory(mib, every);
+
+	touch(&bare);
+	touch(&ours);
+	if (!bare_open(&bare)) {
+		fprintf(stderr, "skipped: no RWP here; Linux 7.3 has it\n");
+		exit(77);
+	}
+	ours_open(&ours);
+	for (uint64_t round = 0; round < rounds; round++) {
+		bare_round(&bare, round);
+		ours_round(&ours, round);
+	}
+	report(mib, (bare.nr_pages + every - 1) / every);
+	CHECK_EQ(ts_region_detach(region), 0);
+	ts_engine_close(engine);
+	CHECK_EQ(close(uffd), 0);
+	CHECK_EQ(close(pagemap_fd), 0);
+	CHECK_EQ(munmap(bare.mem, mib << 20), 0);
+	CHECK_EQ(munmap(ours.mem, mib << 20), 0);
+}
+
+int main(int argc, char **argv)
+{
+	static char *const usual[] = { "256", "1024/16", "4096/64" };
+	char *const *sizes = argv + 1;
+	int nr_sizes = argc - 1;
+
+	if (nr_sizes && sscanf(sizes[0], "rounds=%llu", (unsigned long long *)&rounds) == 1) {
+		CHECK(rounds > 0 && rounds <= ROUNDS_MAX);
+		sizes++;
+		nr_sizes--;
+	}
+	if (nr_sizes == 0) {
+		sizes = usual;
+		nr_sizes = 3;
+	}
+	printf("%-40s %17s %8s  %5s\n", "ns a page", "bare", "ours", "ratio");
+	for (int i = 0; i < nr_sizes; i++) {
+		unsigned long long mib, every = 1;
+		CHECK(sscanf(sizes[i], "%llu/%llu", &mib, &every) >= 1 && mib && every);
+		run(mib, every);
+	}
+	return 0;
+}
