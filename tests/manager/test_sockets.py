@@ -105,6 +105,19 @@ def test_other_users_are_refused(tmp_path: Path) -> None:
         until(lambda: f"is of user {NOBODY}" in manager.log, "the refusal")
 
 
+def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(tmp_path / "notify"))
+        notified.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        monkeypatch.setenv("JOURNAL_STREAM", "8:12345")
+        with Serve(tmp_path) as manager:
+            assert notified.recv(4096).startswith(b"READY=1\n")
+            assert manager.end() == 0
+            assert notified.recv(4096) == b"STOPPING=1"
+            assert manager.log.startswith("<6>listening on")
+
+
 def test_whoever_says_nothing_is_closed(serve: Serve) -> None:
     """A slow loris and a silent one, while others come and go."""
     silent, slow = connected(serve.socket), connected(serve.socket)

@@ -8,7 +8,7 @@ down for later managers is the pid with its start time, which no other process e
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import grp
 import os
 import pwd
@@ -119,13 +119,15 @@ class Peer:
 
 
 def _pidfd(connection: socket.socket, pid: int) -> int:
-    with contextlib.suppress(OSError):
+    try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4)
-        pidfd = int(struct.unpack("i", raw)[0])
-        os.set_inheritable(pidfd, False)
-        return pidfd
-    # An older kernel, or a peer that has gone: the latter fails here, too.
-    return os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return os.pidfd_open(pid)  # before Linux 6.5
+        raise ProcessLookupError(f"process {pid} has gone") from None
+    pidfd = int(struct.unpack("i", raw)[0])
+    os.set_inheritable(pidfd, False)
+    return pidfd
 
 
 def _program(pid: int) -> str:
