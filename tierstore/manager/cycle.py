@@ -7,16 +7,23 @@ worth knowing before the VMM is reconfigured.
 
 from __future__ import annotations
 
+import logging
+import threading
+
 from tierstore._controller import Controller
+from tierstore._training import Trainer
 from tierstore.abc import Decision, Policy
 from tierstore.config import RegionConfig
 from tierstore.engine import Engine
+from tierstore.errors import TierstoreError
 from tierstore.manager.share import FairShare
 from tierstore.policy import AllOf, policy_for_region
 from tierstore.region import Region, ScanResult
 from tierstore.remote import Ability
 
-__all__ = ["VmCycle", "build_policy"]
+__all__ = ["SharedTrainer", "VmCycle", "build_policy"]
+
+logger = logging.getLogger("tierstore.manager")
 
 
 def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> Policy:
@@ -24,11 +31,38 @@ def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> P
     return AllOf([policy_for_region(config, interval_s), share])
 
 
+class SharedTrainer(Trainer):
+    """One for all VMs: a dictionary is a tier's, trained from all that is about to go there."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._turn = threading.Lock()
+
+    def tick(self) -> None:
+        """From any cycle's thread."""
+        with self._turn:
+            try:
+                super().tick()
+            except TierstoreError as error:
+                # A VM whose memory can't be read is no reason for the others to have none.
+                logger.debug("training: %s", error)
+
+    def join(self) -> None:
+        """A VM that leaves waits for nothing; see ``close``."""
+
+    def close(self) -> None:
+        """Wait for a training under way."""
+        super().join()
+
+
 class VmCycle(Controller):
     """Of one region."""
 
-    def __init__(self, engine: Engine, region: Region, share: FairShare) -> None:
+    def __init__(
+        self, engine: Engine, region: Region, share: FairShare, trainer: SharedTrainer
+    ) -> None:
         super().__init__(engine)
+        self._trainer = trainer
         self._region = region
         self._can_evict = Ability.EVICT in region.abilities
         self._policies[region] = build_policy(region.config, self._interval_s, share)

@@ -23,7 +23,7 @@ from tierstore.errors import RegionGone, TierstoreError, UsageError
 from tierstore.manager.bounds import WORKERS
 from tierstore.manager.config import ServeConfig
 from tierstore.manager.connection import Connection
-from tierstore.manager.cycle import build_policy
+from tierstore.manager.cycle import SharedTrainer, build_policy
 from tierstore.manager.loop import Loop
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Added, Handoff, Message
@@ -57,6 +57,7 @@ class Manager:
         self._arriving: set[int] = set()
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tierstore-hand")
+        self._trainer = SharedTrainer(engine)
         self._succession = Succession(state) if state is not None else None
         self.loop = Loop()
         try:
@@ -152,6 +153,7 @@ class Manager:
         return VmOptions(
             config=self.config.vm_for(peer.name, str(path), peer.pid),
             share=FairShare(self._weights, manager.share_above),
+            trainer=self._trainer,
             hot_add_bytes=manager.hot_add,
             is_persistent=self.is_persistent,
         )
@@ -345,6 +347,7 @@ class Manager:
         """Hang up everywhere and remove the sockets.  VMs that were not released stay waiting."""
         self._reception.close()
         self._workers.shutdown(wait=True)
+        self._trainer.close()
         with self._lock:
             self._vms.clear()
         self.loop.close()

@@ -23,7 +23,7 @@ from tierstore.engine import Engine
 from tierstore.errors import TierstoreError, UsageError
 from tierstore.manager.bounds import REGION_BYTES_MAX
 from tierstore.manager.config import VmConfig
-from tierstore.manager.cycle import VmCycle
+from tierstore.manager.cycle import SharedTrainer, VmCycle
 from tierstore.manager.handover import Plan, Range, identity, make_plan, plan_range
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Handoff, Piece
@@ -45,6 +45,7 @@ class VmOptions:
 
     config: VmConfig
     share: FairShare
+    trainer: SharedTrainer
     hot_add_bytes: int | None = None
     is_persistent: bool = False
 
@@ -99,7 +100,9 @@ class Vm:
             self._is_shared = plan.is_shared
             self.state = "serving"
             if Ability.TRACK in self.region.abilities:
-                self._cycle = VmCycle(engine, self.region, self.options.share)
+                self._cycle = VmCycle(
+                    engine, self.region, self.options.share, self.options.trainer
+                )
                 self._cycle.start()
             self._log_start(plan)
 
