@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 from tierstore.cli import exits
 from tierstore.cli.app import app
 from tierstore.config import Config
+from tierstore.manager.config import ServeConfig
 from tierstore.probe import probe
 from tierstore.stores.registry import _BUILTIN
 
@@ -89,7 +90,7 @@ def test_examples_load() -> None:
     paths = sorted((ROOT / "examples").glob("*.toml"))
     assert paths
     for path in paths:
-        assert Config.load(path).tier
+        assert ServeConfig.load(path).tier
 
 
 def test_commands_are_complete() -> None:
