@@ -17,7 +17,8 @@ _FLAGS = (
     "uffd_dev", "has_missing_shmem", "has_wp", "has_wp_shmem", "has_wp_async",
     "has_wp_unpopulated", "has_move", "has_poison", "has_sigbus", "has_thread_id",
     "has_event_remove", "has_event_unmap", "has_event_remap", "has_minor_shmem",
-    "has_pagemap_scan", "has_rwp", "has_io_uring", "has_thp_anon", "has_thp_shmem",
+    "has_pagemap_scan", "has_rwp", "has_rwp_shmem", "has_io_uring", "has_thp_anon",
+    "has_thp_shmem",
 )  # fmt: skip
 
 FEATURES = {
@@ -36,6 +37,7 @@ FEATURES = {
     "has_minor_shmem": "minor faults of memfd memory",
     "has_pagemap_scan": "which pages were touched is read in bulk (PAGEMAP_SCAN)",
     "has_rwp": "reads and writes of anonymous memory are noticed (RWP)",
+    "has_rwp_shmem": "the same of memfd memory; evictions in short sync windows",
     "has_io_uring": "the store \"file\" reads and writes at depth",
     "has_thp_anon": "huge pages can occur in anonymous memory",
     "has_thp_shmem": "huge pages can occur in memfd memory",
@@ -60,6 +62,8 @@ class Probe:
         if memory == "anon" and self.flags["has_rwp"] and self.flags["has_move"]:
             return "rwp"
         if memory == "memfd":
+            if self.flags["has_rwp_shmem"]:
+                return "rwp"
             usable = self.flags["has_missing_shmem"] and self.flags["has_wp_shmem"]
             return "zap" if usable else None
         return "wp" if self.flags["has_wp_async"] and self.flags["has_move"] else None

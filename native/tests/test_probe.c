@@ -79,6 +79,7 @@ static void nothing_known_is_missed(void)
 	CHECK(version < 6007 || (probe.has_wp_async && probe.has_pagemap_scan));
 	CHECK(version < 6008 || probe.has_move);
 	CHECK_EQ(probe.has_rwp, version >= 7003);
+	CHECK_EQ(probe.has_rwp_shmem, version >= 7003);
 #else
 	(void)version;
 	SKIP("which version brought what is known for x86-64 alone");

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Trackers, memories, the way out and back: what hangs on the kernel.
-PROGRAMS = ["test_probe", "test_rwp", "test_pitfalls", "test_journey", "test_thp"]
+PROGRAMS = ["test_probe", "test_rwp", "test_rwp_memfd", "test_pitfalls", "test_journey", "test_thp"]
 
 # Features that depend on the kernel's settings rather than on its version.
 SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
@@ -44,17 +44,18 @@ RWP_TESTS = [
     "test_rwp.cold_is_the_complement",
     "test_rwp.huge_pages_are_seen_whole",
     "test_rwp.returned_pages",
+    "test_rwp_memfd",
 ]
 
 LADDER = {
     "7.3": Rung(
         set(),
-        {"anon": "rwp", "memfd": "zap"},
+        {"anon": "rwp", "memfd": "rwp"},
         examples=("c", "python"),
         skips={"this kernel has RWP": ["test_rwp.refused_without_the_kernel"]},
     ),
     "6.12": Rung(
-        {"has_rwp"},
+        {"has_rwp", "has_rwp_shmem"},
         {"anon": "wp", "memfd": "zap"},
         skips={
             "Linux 7.3": [*RWP_FACTS, *RWP_TESTS],
@@ -63,7 +64,7 @@ LADDER = {
     ),
     "6.1": Rung(
         {"has_wp_async", "has_wp_unpopulated", "has_move", "has_poison", "has_pagemap_scan",
-         "has_rwp"},
+         "has_rwp", "has_rwp_shmem"},
         {"anon": None, "memfd": None},
         needed="6.",
         skips={

@@ -105,6 +105,7 @@ struct ts_probe {
 	uint8_t has_thp_anon;        /* transparent huge pages can occur in anonymous memory */
 	uint8_t has_thp_shmem;
 	char kernel_release[65];
+	uint8_t has_rwp_shmem;       /* RWP of memfd memory, with sync windows */
 };
 
 /* Asks the kernel; nothing stays open.  Fills the whole struct even when little is there. */
@@ -200,7 +201,7 @@ enum ts_tracker {
 	TS_TRACKER_AUTO = 0,
 	TS_TRACKER_ZAP = 1, /* memfd: unmap, see what gets mapped again; sees reads and writes */
 	TS_TRACKER_WP = 2, /* anon: sees writes only, so pages pass a probation before they leave */
-	TS_TRACKER_RWP = 3,  /* anon, Linux 7.3 or later: sees reads and writes */
+	TS_TRACKER_RWP = 3,  /* Linux 7.3 or later: sees reads and writes */
 };
 
 enum ts_serve {
@@ -425,7 +426,7 @@ enum ts_stage {
 	TS_STAGE_ENCODE = 6,  /* a frame */
 	TS_STAGE_PUT = 7,     /* a batch: store.put */
 	TS_STAGE_RELEASE = 8, /* a batch: RAM given back */
-	TS_STAGE_WINDOW = 9,  /* memfd: guard set .. guard cleared */
+	TS_STAGE_WINDOW = 9,  /* memfd: guard set .. guard cleared; rwp: a sync window */
 	TS_STAGE_COUNT = 10,
 };
 

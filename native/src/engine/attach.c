@@ -111,6 +111,7 @@ static void cut_shards(struct ts_region *region, unsigned nr_shards, uint64_t ad
 		region->shards[s] = (struct ts_shard){
 			.region = region,
 			.uffd = -1,
+			.window_lock = PTHREAD_MUTEX_INITIALIZER,
 			.nr_extents = 1,
 			.extents = { { addr + ((uint64_t)first_page << TS_PAGE_SHIFT), first_page,
 				       TS_MIN(nr_pages - first_page, region->pages_per_shard) } },
@@ -199,11 +200,14 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		return ts_fail(region->pagemap_fd, "%s: /proc/self/pagemap: %s", region->name,
 			       ts_strerror(region->pagemap_fd));
 	if (options->memory == TS_MEMORY_MEMFD)
-		region->memfd = fcntl(options->memfd, F_DUPFD_CLOEXEC, 3);
+		region->memfd = ts_sys_reopen(options->memfd);
 	if (options->memory == TS_MEMORY_MEMFD && region->memfd < 0)
-		return ts_fail(-errno, "%s: dup of the memfd: %m", region->name);
+		return ts_fail(region->memfd, "%s: dup of the memfd: %s", region->name,
+			       ts_strerror(region->memfd));
 	if (region->memfd >= 0)
 		ts_region_add_backing(region, 0, nr_pages, region->memfd, options->memfd_offset);
+	if (region->memfd >= 0 && region->tracker->id == TS_TRACKER_RWP)
+		region->memory = &ts_memory_memfd_rwp_ops;
 	if (region->serve == TS_SERVE_IN_THREAD)
 		rc = ts_inthread_add(region);
 	for (unsigned s = 0; s < region->nr_shards && !rc; s++)

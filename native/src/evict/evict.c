@@ -231,6 +231,8 @@ static void release(struct ts_evictor *evictor, struct ts_batch *batch)
 	if (batch->window_start_ns)
 		ts_hist_add(&evictor->stages->hist[TS_STAGE_WINDOW],
 			    end_ns - batch->window_start_ns);
+	for (unsigned n = 0; n < batch->nr_windows; n++)
+		ts_hist_add(&evictor->stages->hist[TS_STAGE_WINDOW], batch->window_ns[n]);
 }
 
 void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,
@@ -242,13 +244,11 @@ void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,
 	reuse_kept(engine, batch, tally);
 	publish_fills(engine, batch, tally);
 	ts_evict_put(evictor, batch, tally);
-	uint32_t nr_failed = batch->nr_failed;
 	release(evictor, batch);
-	/* Published, and taken back because their RAM could not be released: not evicted after
-	 * all. */
-	uint64_t nr_back = batch->nr_failed - nr_failed;
-	atomic_fetch_sub(&batch->region->counters.nr_evicted, nr_back);
-	atomic_fetch_sub(&tally->nr_evicted, nr_back);
+	/* Published, and taken back because they were touched or their RAM could not be released:
+	 * not evicted after all. */
+	atomic_fetch_sub(&batch->region->counters.nr_evicted, batch->nr_back);
+	atomic_fetch_sub(&tally->nr_evicted, batch->nr_back);
 	unsigned nr_left = ts_pageset_count(&batch->owned);
 	ts_bump(&batch->region->counters.failures[TS_FAIL_FULL], nr_left);
 	ts_bump(&tally->nr_failed, nr_left + batch->nr_failed);

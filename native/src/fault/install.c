@@ -98,6 +98,18 @@ int ts_install_unguard(struct ts_shard *shard, uint32_t page)
 	return rc;
 }
 
+struct ts_uffd_result ts_install_continue(struct ts_shard *shard, uint32_t page)
+{
+	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
+
+	ts_gate_share(&shard->gate);
+	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	if (addr)
+		result = ts_uffd_continue(shard->uffd, addr, TS_PAGE_BYTES);
+	ts_gate_unshare(&shard->gate);
+	return result;
+}
+
 void ts_install_wake(struct ts_shard *shard, uint32_t page)
 {
 	ts_gate_share(&shard->gate);

@@ -21,6 +21,8 @@ int ts_install_unguard(struct ts_shard *shard, uint32_t page);
 /* A fault at an address that is registered here and belongs to no page: zeros (anonymous memory),
  * or poison where zeros could be wrong. */
 void ts_install_unknown(struct ts_shard *shard, uint64_t addr);
+/* Maps a page that is in the page cache, and wakes. */
+struct ts_uffd_result ts_install_continue(struct ts_shard *shard, uint32_t page);
 void ts_install_wake(struct ts_shard *shard, uint32_t page);
 /* After the end of COMING: wakes once more if messages were ignored since nr_ignored was read,
  * which was before the install. */

@@ -18,6 +18,7 @@
 #include <errno.h>
 
 #include "fault/install.h"
+#include "fault/minor.h"
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "util/hist.h"
@@ -427,6 +428,8 @@ static enum ts_serve_outcome serve_by_state(struct ts_serve_ctx *ctx, struct ts_
 	struct ts_region *region = shard->region;
 	ts_word word = ts_word_load(&region->words[page]);
 
+	if ((flags & TS_SERVE_MINOR) && ts_minor_is_due(word))
+		return ts_minor_serve(ctx, shard, page, start_ns, word);
 	switch (ts_word_state(word)) {
 	case TS_RESIDENT:
 		return serve_resident(ctx, shard, page, flags, start_ns, word);

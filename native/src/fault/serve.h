@@ -14,7 +14,8 @@ enum {
 	TS_SERVE_WRITE = 1,    /* the access was a write: its kept copy would be outdated at once */
 	TS_SERVE_PREFETCH = 2, /* nobody waits: counts as a prefetch, not as a fault */
 	TS_SERVE_WHOLE = 4,    /* restore the whole frame whatever the region's rule says */
-	TS_SERVE_GUARDED = 8,  /* a write that met the memfd guard, not a missing page */
+	TS_SERVE_GUARDED = 8,  /* met a protection (memfd guard, sync window), not a missing page */
+	TS_SERVE_MINOR = 16,   /* in the page cache, not in the page table (memfd, rwp) */
 };
 
 enum ts_serve_outcome {

@@ -145,6 +145,8 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 		fault.flags |= TS_SERVE_WRITE;
 	if (kernel_flags & (UFFD_PAGEFAULT_FLAG_WP | UFFD_PAGEFAULT_FLAG_RWP))
 		fault.flags |= TS_SERVE_GUARDED;
+	if (kernel_flags & UFFD_PAGEFAULT_FLAG_MINOR)
+		fault.flags |= TS_SERVE_MINOR;
 	serve(thread, fault);
 }
 

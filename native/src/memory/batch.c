@@ -82,3 +82,14 @@ void ts_batch_disown(struct ts_batch *batch, unsigned i)
 	ts_batch_drop_kept(batch, i);
 	ts_pageset_remove(&batch->owned, i);
 }
+
+void ts_batch_released(struct ts_batch *batch, unsigned i)
+{
+	ts_word_slot *slot = ts_batch_word(batch, i);
+	ts_word word = ts_word_load(slot);
+
+	while (!ts_word_is(word, TS_GONE) &&
+	       !ts_word_swap(slot, &word, word & ~(ts_word)TS_WORD_RELEASING))
+		;
+	ts_pageset_remove(&batch->releasing, i);
+}

@@ -7,12 +7,17 @@
  * (their words are LEAVING, or about to be published).  While it owns a page, batch->data + (page -
  * first_page) * 4 KiB holds its contents for the encoder.
  *
- *                    anonymous                            memfd
- *   take             UFFDIO_MOVE to a staging segment     guard against writes, then pread
- *   a fault before   served by a copy from the segment    read: maps the page, nothing to do;
- *   publication                                           write: un-guarded, eviction cancelled
- *   release          MADV_DONTNEED of the segment         PUNCH_HOLE, un-guard, wake
- *   give back        UFFDIO_COPY from the segment         un-guard
+ *                   anonymous                  memfd                      memfd, tracker rwp
+ *   take            UFFDIO_MOVE to a staging   guard against writes,      what is protected by
+ *                   segment                    then pread                 the tracker: pread
+ *   a fault before  served by a copy from      read: maps the page;       none: the kernel gives
+ *   publication     the segment                write: un-guarded,         access, and the last
+ *                                              eviction cancelled         look finds it
+ *   release         MADV_DONTNEED of the       PUNCH_HOLE, un-guard,      windows: SET_MODE(sync),
+ *                   segment                    wake                       last look, PUNCH_HOLE,
+ *                                                                         SET_MODE(async), wake
+ *   give back       UFFDIO_COPY from the       un-guard                   nothing to do
+ *                   segment
  */
 #ifndef TS_MEMORY_MEMORY_H
 #define TS_MEMORY_MEMORY_H
@@ -26,6 +31,9 @@
 struct ts_staging;
 struct ts_frames;
 
+/* Pages that are punched in one sync window, 1.3 us each (memfd_rwp.c); windows a batch. */
+enum { TS_WINDOW_PAGES = 64, TS_WINDOWS_MAX = TS_CHUNK_PAGES / TS_WINDOW_PAGES };
+
 struct ts_batch {
 	struct ts_region *region;
 	struct ts_frames *frames;
@@ -36,14 +44,18 @@ struct ts_batch {
 	uint8_t *data;
 	struct ts_pageset owned;     /* LEAVING, ours */
 	struct ts_pageset releasing; /* published, RAM not yet given back */
-	struct ts_pageset guarded;   /* memfd: write-protected by this batch */
+	struct ts_pageset guarded;   /* memfd: protected when they were read */
+	struct ts_pageset unmapped;  /* memfd, rwp: had no page-table entry then */
 	struct ts_pageset scratch, holes; /* the memory's own, within one call */
 	uint32_t kept_frame[TS_CHUNK_PAGES]; /* a reference to the frame that may still hold the
 					      * page; 0: none */
-	uint64_t window_start_ns;    /* memfd: when the guard went up */
+	uint64_t window_start_ns;    /* memfd, zap: when the guard went up */
 	uint64_t due_ns;             /* when probation is over */
 	bool skip_touched;           /* memfd: leave pages alone that were touched since the scan */
 	uint32_t nr_cancelled, nr_failed;
+	uint32_t nr_back;            /* of both: published and taken back */
+	uint32_t nr_windows;         /* memfd, rwp: sync windows, and how long they were */
+	uint64_t window_ns[TS_WINDOWS_MAX];
 	struct ts_batch *next;       /* in the list of batches on probation */
 };
 
@@ -71,7 +83,8 @@ struct ts_memory_ops {
  * words must tell one batch from another). */
 enum { TS_SEGMENT_SCRATCH = (1 << (TS_PAYLOAD_BITS - 9)) - TS_EVICT_THREAD_MAX - 1 };
 
-extern const struct ts_memory_ops ts_memory_anon_ops, ts_memory_memfd_ops;
+extern const struct ts_memory_ops ts_memory_anon_ops, ts_memory_memfd_ops,
+	ts_memory_memfd_rwp_ops;
 
 /* Slot of the batch's i-th page, for the LEAVING word. */
 static inline uint32_t ts_batch_slot(const struct ts_batch *batch, unsigned i)
@@ -101,6 +114,8 @@ bool ts_batch_is_owned(struct ts_batch *batch, unsigned i);
 /* An owned page that the guest has never lost (not moved, or not guarded) stays: RESIDENT. */
 void ts_batch_disown(struct ts_batch *batch, unsigned i);
 void ts_batch_drop_kept(struct ts_batch *batch, unsigned i);
+/* The RAM of a published page is back: its word loses RELEASING. */
+void ts_batch_released(struct ts_batch *batch, unsigned i);
 /* The word of an owned page. */
 static inline ts_word ts_batch_leaving(const struct ts_batch *batch, unsigned i)
 {

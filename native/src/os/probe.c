@@ -17,6 +17,7 @@
 #include <sys/utsname.h>
 
 #include "os/sys.h"
+#include "os/uffd.h"
 #include "util/base.h"
 #include "util/limits.h"
 
@@ -266,6 +267,28 @@ static bool try_rwp(void)
 	return works;
 }
 
+/* The same for a memfd, and with what an eviction needs beside it: minor faults and both modes. */
+static bool try_rwp_shmem(void)
+{
+	struct trial trial;
+	bool works = trial_init(&trial, TRIAL_MEMFD,
+				UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC |
+				UFFD_FEATURE_MISSING_SHMEM | UFFD_FEATURE_MINOR_SHMEM,
+				UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR |
+				UFFDIO_REGISTER_MODE_RWP, TS_UFFD_NR_RWPROTECT, false);
+	struct uffdio_rwprotect protect = {
+		.range = { trial.addr, TRIAL_BYTES },
+		.mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	works = works && scan_pages(trial.addr, PAGE_IS_ACCESSED) == 1 &&
+		ts_sys_ioctl(TS_SITE_IOCTL_WP, trial.fd, UFFDIO_RWPROTECT, &protect) == 0 &&
+		scan_pages(trial.addr, PAGE_IS_ACCESSED) == 0 &&
+		ts_uffd_set_sync(trial.fd, true) == 0 && ts_uffd_set_sync(trial.fd, false) == 0;
+	trial_finish(&trial);
+	return works;
+}
+
 /* ---- Outside userfaultfd ---------------------------------------------------------------- */
 
 static int try_io_uring(void)
@@ -348,6 +371,7 @@ static void probe_uffd(struct ts_probe *probe)
 	probe->has_event_unmap = accepts(UFFD_FEATURE_EVENT_UNMAP);
 	probe->has_event_remap = accepts(UFFD_FEATURE_EVENT_REMAP);
 	probe->has_rwp = (api.features & UFFD_FEATURE_RWP) && try_rwp();
+	probe->has_rwp_shmem = probe->has_rwp && try_rwp_shmem();
 }
 
 int ts_probe(struct ts_probe *probe_out)

@@ -2,6 +2,7 @@
  * sys.c — memory of our own, straight from the kernel. */
 #include "os/sys.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "util/base.h"
@@ -34,6 +35,19 @@ void ts_sys_free_pages(void *addr, size_t len_bytes)
 {
 	if (addr)
 		TS_ASSERT(munmap(addr, len_bytes) == 0);
+}
+
+int ts_sys_reopen(int fd)
+{
+	char path[40];
+
+	if (TS_INJECT(TS_SITE_OPEN))
+		return -errno;
+	(void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	int again = open(path, O_RDWR | O_CLOEXEC);
+	if (again < 0)
+		again = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+	return again >= 0 ? again : -errno;
 }
 
 uint64_t ts_sys_resident_bytes(const void *addr, size_t len_bytes)

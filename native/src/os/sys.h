@@ -60,6 +60,28 @@ static inline int ts_sys_pread_all(int fd, void *buf, size_t len_bytes, off_t of
 	return 0;
 }
 
+/* Writes exactly len_bytes, or fails. */
+static inline int ts_sys_pwrite_all(int fd, const void *buf, size_t len_bytes, off_t off_bytes)
+{
+	while (len_bytes > 0) {
+		if (TS_INJECT(TS_SITE_PWRITE))
+			return -errno;
+		ssize_t put = pwrite(fd, buf, len_bytes, off_bytes);
+		if (put < 0 && errno == EINTR)
+			continue;
+		if (put <= 0)
+			return put < 0 ? -errno : -EIO;
+		buf = (const char *)buf + put;
+		len_bytes -= (size_t)put;
+		off_bytes += put;
+	}
+	return 0;
+}
+
+/* A descriptor for the same memfd with a file position of its own; a duplicate where that can't be
+ * had.  -errno. */
+int ts_sys_reopen(int fd);
+
 /* Anonymous, private, zeroed, not inherited by children; NULL on failure (errno set). */
 void *ts_sys_alloc_pages(size_t len_bytes);
 /* The same, in huge pages where the kernel likes: for what is used from end to end. */

@@ -170,6 +170,25 @@ int ts_uffd_rwprotect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
 	return ts_sys_ioctl(TS_SITE_IOCTL_WP, uffd, UFFDIO_RWPROTECT, &rwp);
 }
 
+struct ts_uffd_result ts_uffd_continue(int uffd, uint64_t dst, uint64_t len_bytes)
+{
+	struct uffdio_continue cont = { .range = { dst, len_bytes } };
+	int rc = ts_sys_ioctl(TS_SITE_IOCTL_CONTINUE, uffd, UFFDIO_CONTINUE, &cont);
+	struct ts_uffd_result result = classify(rc, cont.mapped, len_bytes);
+
+	/* For CONTINUE the kernel says EFAULT of a page that the page cache lacks. */
+	if (result.error == -EFAULT)
+		result.outcome = TS_UFFD_ABSENT;
+	return result;
+}
+
+int ts_uffd_set_sync(int uffd, bool is_sync)
+{
+	struct uffdio_set_mode mode = { .enable = is_sync ? 0 : UFFD_FEATURE_RWP_ASYNC,
+					.disable = is_sync ? UFFD_FEATURE_RWP_ASYNC : 0 };
+	return ts_sys_ioctl(TS_SITE_IOCTL_MODE, uffd, UFFDIO_SET_MODE, &mode);
+}
+
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes)
 {
 	struct uffdio_range range = { addr, len_bytes };

@@ -10,7 +10,8 @@
  *    lets the event be read, then tries again.  Waiting in place for it would be waiting for
  *    oneself when the reader is this very thread.
  *  - EEXIST means: the page is there already.  That is an answer, not an error.
- *  - Nothing here wakes anybody but COPY, ZEROPAGE, POISON, WRITEPROTECT(clear) and WAKE.
+ *  - Nothing here wakes anybody but COPY, CONTINUE, ZEROPAGE, POISON, WRITEPROTECT(clear),
+ *    RWPROTECT(clear), SET_MODE(async) and WAKE.
  */
 #ifndef TS_OS_UFFD_H
 #define TS_OS_UFFD_H
@@ -61,6 +62,16 @@ bool ts_uffd_is_changing(int uffd);
 /* The same for reads and writes (Linux 7.3), in a range registered with MODE_RWP.  Holes get no
  * protection.  0, -EAGAIN (event queued), -ENOENT (a part is not registered; nothing was done). */
 int ts_uffd_rwprotect(int uffd, uint64_t addr, uint64_t len_bytes, bool on);
+
+/* Maps pages that are in the page cache and not in the page table (MODE_MINOR), and wakes.
+ * PRESENT: mapped already; ABSENT: not in the page cache. */
+struct ts_uffd_result ts_uffd_continue(int uffd, uint64_t dst, uint64_t len_bytes);
+
+/* What an access to a page protected by RWPROTECT does, in all of this userfaultfd's ranges: it
+ * waits for an answer (sync), or gets its rights back without a message (async; wakes everybody who
+ * waits at this userfaultfd).  When it returns, no access is under way by the old rule.  0 or
+ * -errno. */
+int ts_uffd_set_sync(int uffd, bool is_sync);
 
 /* Wakes all waiters in the range; works on ranges that are registered no more.  0 or -errno. */
 int ts_uffd_wake(int uffd, uint64_t addr, uint64_t len_bytes);

@@ -9,6 +9,7 @@
 #ifndef TS_PAGE_REGION_H
 #define TS_PAGE_REGION_H
 
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -49,6 +50,9 @@ struct ts_shard {
 	 * message is ignored, too.  So the owner compares before and after, and wakes once more. */
 	_Atomic uint32_t nr_ignored;
 	bool has_lost_track; /* a part moved to where the bound on extents kept us from following */
+	/* One sync window at a time (memory/memfd_rwp.c): the mode is the userfaultfd's.  Taken
+	 * before the gate. */
+	pthread_mutex_t window_lock;
 	atomic_bool has_forgotten;    /* messages were dropped for lack of room (fault/server.c) */
 	/* The ranges that the last faults fell in, for the restore rule; racy on purpose. */
 	_Atomic uint32_t recent_ranges[4];

@@ -13,7 +13,11 @@
  * (ENOENT).  Nothing was protected then, and everything there counts as accessed until the next
  * deactivate; to wait for the event to be read would be to wait for the gate that we share.  Guard
  * pages report as accessed, hence the filter.
- * Huge pages: protection keeps them whole; one access makes all 512 pages accessed.
+ * Huge pages: protection keeps them whole; one access makes all 512 pages accessed.  Those of a
+ * memfd it unmaps instead; MODE_MINOR then makes the next touch of each page a message, whose
+ * answer maps that page alone (fault/minor.c), and from then on they are pages like others.  The
+ * same holds for pages that the kernel swapped out, and for those that were in the memfd before it
+ * was mapped.
  */
 #include <errno.h>
 
@@ -50,6 +54,18 @@ const struct ts_tracker_ops ts_tracker_rwp_ops = {
 	.id = TS_TRACKER_RWP,
 	.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC,
 	.uffd_modes = UFFDIO_REGISTER_MODE_RWP,
+	.deactivate = deactivate,
+	.touched = touched,
+};
+
+const struct ts_tracker_ops ts_tracker_rwp_memfd_ops = {
+	.name = "rwp",
+	.id = TS_TRACKER_RWP,
+	.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC | UFFD_FEATURE_MISSING_SHMEM |
+			 UFFD_FEATURE_MINOR_SHMEM,
+	.uffd_modes = UFFDIO_REGISTER_MODE_RWP | UFFDIO_REGISTER_MODE_MINOR,
+	.can_recheck = true,
+	.is_proof = true,
 	.deactivate = deactivate,
 	.touched = touched,
 };

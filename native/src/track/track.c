@@ -21,19 +21,18 @@ static bool wp_works(const struct ts_probe *probe)
 	return probe->has_wp_async && probe->has_pagemap_scan && probe->has_move;
 }
 
-static bool rwp_works(const struct ts_probe *probe)
+static bool rwp_works(enum ts_memory memory, const struct ts_probe *probe)
 {
-	return probe->has_rwp && probe->has_pagemap_scan && probe->has_move;
+	if (!probe->has_pagemap_scan)
+		return false;
+	return memory == TS_MEMORY_ANON ? probe->has_rwp && probe->has_move : probe->has_rwp_shmem;
 }
 
 static int find_rwp(enum ts_memory memory, const struct ts_probe *probe, const char *region_name,
 		    const struct ts_tracker_ops **tracker_out)
 {
-	*tracker_out = &ts_tracker_rwp_ops;
-	if (memory != TS_MEMORY_ANON)
-		return ts_fail(TS_EUNSUPPORTED,
-			       "%s: tracker rwp: for anonymous memory only; use auto", region_name);
-	return rwp_works(probe) ? 0 :
+	*tracker_out = memory == TS_MEMORY_ANON ? &ts_tracker_rwp_ops : &ts_tracker_rwp_memfd_ops;
+	return rwp_works(memory, probe) ? 0 :
 	       ts_fail(TS_EUNSUPPORTED,
 		       "%s: tracker rwp: kernel %s lacks RWP; Linux 7.3 or later has it",
 		       region_name, probe->kernel_release);
@@ -66,8 +65,7 @@ int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct 
 {
 	bool is_auto = wanted == TS_TRACKER_AUTO;
 
-	if (wanted == TS_TRACKER_RWP ||
-	    (memory == TS_MEMORY_ANON && is_auto && rwp_works(probe)))
+	if (wanted == TS_TRACKER_RWP || (is_auto && rwp_works(memory, probe)))
 		return find_rwp(memory, probe, region_name, tracker_out);
 	if (memory == TS_MEMORY_MEMFD && (is_auto || wanted == TS_TRACKER_ZAP))
 		return find_memfd(probe, region_name, tracker_out);
@@ -89,16 +87,38 @@ static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
 	return nr_extents;
 }
 
+/* GONE pages are nobody's.  A page that somebody has in his hands must not be protected behind his
+ * back: what evicts by protection takes one that is still there for proof that the page was not
+ * touched (memory/memfd_rwp.c).  It counts as touched, if it stays. */
+static bool may_deactivate(const struct ts_region *region, ts_word word)
+{
+	switch (ts_word_state(word)) {
+	case TS_GONE:
+		return false;
+	case TS_LEAVING:
+	case TS_COMING:
+		return !region->tracker->is_proof;
+	case TS_AWAY:
+	case TS_ZERO:
+		return !region->tracker->is_proof || !(word & TS_WORD_RELEASING);
+	case TS_RESIDENT:
+	case TS_STATE_COUNT:
+		break;
+	}
+	return true;
+}
+
 /* GONE is the one state with both outer bits; nobody changes it. */
 static_assert((TS_GONE & 5) == 5 && TS_STATE_COUNT == 6, "one state has bits 0 and 2");
 
-/* How many pages from `page` on, of at most nr_max, come before one that is GONE. */
-static uint32_t pages_before_gone(struct ts_region *region, uint32_t page, uint32_t nr_max)
+/* How many pages from `page` on, of at most nr_max, are ours to deactivate. */
+static uint32_t pages_allowed(struct ts_region *region, uint32_t page, uint32_t nr_max)
 {
 	enum { BLOCK = 64 };
+	bool is_proof = region->tracker->is_proof;
 	uint32_t n = 0;
 
-	for (; page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK) {
+	for (; !is_proof && page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK) {
 		uint64_t gone = 0;
 		for (unsigned i = 0; i < BLOCK; i += 2) {
 			uint64_t words = ts_region_word_pair(region, page + n + i);
@@ -107,12 +127,12 @@ static uint32_t pages_before_gone(struct ts_region *region, uint32_t page, uint3
 		if (gone & UINT64_C(0x0000000100000001))
 			break;
 	}
-	while (n < nr_max && !ts_word_is(ts_word_load(&region->words[page + n]), TS_GONE))
+	while (n < nr_max && may_deactivate(region, ts_word_load(&region->words[page + n])))
 		n++;
 	return n;
 }
 
-/* Mapped pages from `page` on that one call can take: contiguous in address, none GONE, and at the
+/* Mapped pages from `page` on that one call can take: contiguous in address, all ours, and at the
  * most to a huge page's end, for a call on part of a huge page splits it.  The gate is held. */
 static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
 {
@@ -124,7 +144,7 @@ static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, 
 	if (!addr)
 		return 0;
 	run = TS_MIN(run, max - (uint32_t)((addr >> TS_PAGE_SHIFT) % HUGE_PAGES));
-	return pages_before_gone(shard->region, page, TS_MIN(run, end - page));
+	return pages_allowed(shard->region, page, TS_MIN(run, end - page));
 }
 
 /* The gate is shared during the call (some 30 us), and nothing is done while an event is under way:

@@ -29,6 +29,7 @@ enum ts_site {
 	TS_SITE_IOCTL_SCAN, TS_SITE_UFFD_READ, TS_SITE_THREAD,
 	TS_SITE_URING_SUBMIT, TS_SITE_URING_RESULT, TS_SITE_LMDB,
 	TS_SITE_STORE_PUT, TS_SITE_STORE_GET, TS_SITE_STORE_DEL, TS_SITE_ALLOC,
+	TS_SITE_IOCTL_CONTINUE, TS_SITE_IOCTL_MODE, TS_SITE_PWRITE,
 	TS_SITE_COUNT
 };
 
@@ -44,6 +45,7 @@ enum ts_phase {
 	TS_PHASE_EVENT_READ,   /* handler: an event was read, words not yet changed */
 	TS_PHASE_DETACH,       /* detach: draining has begun */
 	TS_PHASE_DEMOTE,       /* keeper: the new frame is stored, nothing published yet */
+	TS_PHASE_WINDOW,       /* evictor: sync mode, last look done, not yet punched */
 	TS_PHASE_COUNT
 };
 

@@ -5,31 +5,9 @@
  *
  * With swap in play UFFDIO_MOVE moves a page, tries again, and reports the page it has just moved
  * as being in its way (EEXIST); who believes it loses the page. */
-#include <errno.h>
-#include <fcntl.h>
-#include <sys/swap.h>
+#include "swap.h"
 
-#include "../guest.h"
-
-enum { SWAP_MIB = 96, PAGES = 8192 };
-
-/* A swap file: the header's page as swapon(2) wants it (version 1, last page, magic). */
-static bool swap_on(const char *path)
-{
-	static unsigned char page[GUEST_PAGE];
-	uint32_t *words = (uint32_t *)(page + 1024);
-	int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-
-	CHECK(fd >= 0);
-	words[0] = 1;
-	words[1] = SWAP_MIB * 256 - 1;
-	memcpy(page + GUEST_PAGE - 10, "SWAPSPACE2", 10);
-	CHECK_EQ(posix_fallocate(fd, 0, (off_t)SWAP_MIB << 20), 0);
-	CHECK_EQ(pwrite(fd, page, sizeof(page), 0), GUEST_PAGE);
-	CHECK_EQ(fsync(fd), 0);
-	close(fd);
-	return swapon(path, 0) == 0;
-}
+enum { PAGES = 8192 };
 
 static void *page_out(void *arg)
 {
@@ -80,7 +58,6 @@ static void swapped(bool is_memfd)
 	guest_open(&guest);
 	snprintf(path, sizeof(path), "%s", guest_path(&guest, "swap"));
 	if (!swap_on(path)) {
-		CHECK(errno == EPERM || errno == EINVAL || errno == ENOSYS);
 		guest_close(&guest);
 		SKIP("no swap file can be had here (not root, or a file system without)");
 	}
