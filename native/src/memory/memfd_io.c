@@ -80,7 +80,8 @@ static void lose_page(struct ts_batch *batch, unsigned i)
 }
 
 /* Cleared instead of dropped: as it was. */
-static void write_back(struct ts_batch *batch, const struct piece *piece, unsigned first, unsigned n)
+static void write_back(struct ts_batch *batch, const struct piece *piece, unsigned first,
+		       unsigned n)
 {
 	int rc = -EIO;
 
