@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * program.c — a program that knows nothing of tiers, and knows every byte of its memory.
+ *
+ * Reads commands from stdin, one a line, and answers each with "ok" or with what was wrong.  Each
+ * page is the product of its area, its number and its generation; generation 0 is zeros.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAGE = 4096, WORDS = PAGE / 8, AREA_MAX = 8, MIB = 1 << 20 };
+
+struct area {
+	char *addr;
+	size_t nr_pages;
+	uint32_t *generation;
+	int fd;
+};
+
+static struct area areas[AREA_MAX];
+static unsigned nr_areas;
+static char complaint[256];
+
+static bool bad(const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(complaint, sizeof(complaint), format, args);
+	va_end(args);
+	return false;
+}
+
+static uint64_t word_of(unsigned area, size_t page, uint32_t generation, unsigned i)
+{
+	uint64_t seed = (uint64_t)area << 56 | (uint64_t)generation << 32 | page;
+
+	/* Compressible, and different from every other page. */
+	return generation ? seed * 0x9E3779B97F4A7C15ull + i / 8 : 0;
+}
+
+static void write_page(unsigned a, size_t page, uint32_t generation)
+{
+	uint64_t *words = (uint64_t *)(areas[a].addr + page * PAGE);
+
+	for (unsigned i = 0; i < WORDS; i++)
+		words[i] = word_of(a, page, generation, i);
+	areas[a].generation[page] = generation;
+}
+
+static bool check_page(unsigned a, size_t page)
+{
+	const uint64_t *words = (const uint64_t *)(areas[a].addr + page * PAGE);
+
+	for (unsigned i = 0; i < WORDS; i++)
+		if (words[i] != word_of(a, page, areas[a].generation[page], i))
+			return bad("area %u page %zu word %u is %llx", a, page, i,
+				   (unsigned long long)words[i]);
+	return true;
+}
+
+static bool check(void)
+{
+	for (unsigned a = 0; a < nr_areas; a++)
+		for (size_t page = 0; page < areas[a].nr_pages; page++)
+			if (!check_page(a, page))
+				return false;
+	return true;
+}
+
+static void fill(uint32_t generation)
+{
+	for (unsigned a = 0; a < nr_areas; a++)
+		for (size_t page = 0; page < areas[a].nr_pages; page++)
+			write_page(a, page, generation);
+}
+
+/* ---- Commands: each returns true, or false with a complaint ----------------------------------- */
+
+static bool map_area(size_t mib, int fd)
+{
+	struct area *area = &areas[nr_areas];
+
+	area->nr_pages = mib * MIB / PAGE;
+	area->fd = fd;
+	area->addr = mmap(NULL, mib * MIB, PROT_READ | PROT_WRITE,
+			  fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+	area->generation = calloc(area->nr_pages, sizeof(uint32_t));
+	if (area->addr == MAP_FAILED || !area->generation)
+		return bad("map: %s", strerror(errno));
+	nr_areas++;
+	return true;
+}
+
+static bool map_memfd(size_t mib, const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, (off_t)(mib * MIB)))
+		return bad("memfd: %s", strerror(errno));
+	return map_area(mib, fd);
+}
+
+static bool wait_for(pid_t pid)
+{
+	int status = 0;
+
+	if (waitpid(pid, &status, 0) != pid)
+		return bad("waitpid: %s", strerror(errno));
+	return status == 0 ? true : bad("the child ended with status %x", status);
+}
+
+static int in_child(void *unused)
+{
+	(void)unused;
+	if (!check())
+		return 1;
+	for (unsigned a = 0; a < nr_areas; a++)
+		for (size_t page = 0; page < areas[a].nr_pages && areas[a].fd < 0; page += 3)
+			write_page(a, page, 1000);
+	return check() ? 0 : 1;
+}
+
+static bool fork_and_check(uint32_t generation)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return bad("fork: %s", strerror(errno));
+	if (!pid)
+		_exit(in_child(NULL));
+	for (unsigned a = 0; a < nr_areas; a++)
+		for (size_t page = 0; page < areas[a].nr_pages && areas[a].fd < 0; page += 7)
+			write_page(a, page, generation);
+	return check() & wait_for(pid);
+}
+
+/* A child that maps memory of its own: is it served, too?  It says its pid, and waits. */
+static bool fork_and_map(size_t mib)
+{
+	char line[16];
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return bad("fork: %s", strerror(errno));
+	if (pid)
+		return wait_for(pid);
+	unsigned first = nr_areas;
+	if (!map_area(mib, -1))
+		_exit(1);
+	for (size_t page = 0; page < areas[first].nr_pages; page++)
+		write_page(first, page, 5);
+	printf("child %d\n", (int)getpid());
+	fflush(stdout);
+	_exit(!fgets(line, sizeof(line), stdin) || !check());
+}
+
+static bool clone_and_check(void)
+{
+	static char stack[1 << 20];
+	int pid = clone(in_child, stack + sizeof(stack), SIGCHLD, NULL);
+
+	return pid < 0 ? bad("clone: %s", strerror(errno)) : wait_for(pid);
+}
+
+static bool dontneed(void)
+{
+	for (unsigned a = 0; a < nr_areas; a++) {
+		size_t first = areas[a].nr_pages / 4, nr = areas[a].nr_pages / 4;
+		char *addr = areas[a].addr + first * PAGE;
+		if (areas[a].fd >= 0 && fallocate(areas[a].fd, FALLOC_FL_PUNCH_HOLE |
+						  FALLOC_FL_KEEP_SIZE, (off_t)(first * PAGE),
+						  (off_t)(nr * PAGE)))
+			return bad("fallocate: %s", strerror(errno));
+		if (areas[a].fd < 0 && madvise(addr, nr * PAGE, MADV_DONTNEED))
+			return bad("madvise: %s", strerror(errno));
+		memset(areas[a].generation + first, 0, nr * sizeof(uint32_t));
+	}
+	return check();
+}
+
+static bool move(unsigned a)
+{
+	size_t nr = areas[a].nr_pages, bytes = nr * PAGE;
+	void *target = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *moved = mremap(areas[a].addr, bytes, 2 * bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+
+	if (moved == MAP_FAILED)
+		return bad("mremap: %s", strerror(errno));
+	areas[a].addr = moved;
+	areas[a].generation = realloc(areas[a].generation, 2 * nr * sizeof(uint32_t));
+	if (!areas[a].generation)
+		return bad("realloc");
+	memset(areas[a].generation + nr, 0, nr * sizeof(uint32_t));
+	areas[a].nr_pages = 2 * nr;
+	for (size_t page = nr; page < 2 * nr; page += 2)
+		write_page(a, page, 9);
+	return check();
+}
+
+static bool protect(unsigned a)
+{
+	size_t half = areas[a].nr_pages / 2 * PAGE;
+
+	if (mprotect(areas[a].addr, half, PROT_READ))
+		return bad("mprotect: %s", strerror(errno));
+	for (size_t page = 0; page < areas[a].nr_pages; page += 5)
+		if (!check_page(a, page))
+			return false;
+	if (mprotect(areas[a].addr, half, PROT_NONE) || sched_yield() ||
+	    mprotect(areas[a].addr, half, PROT_READ | PROT_WRITE))
+		return bad("mprotect: %s", strerror(errno));
+	return check();
+}
+
+static bool lock(unsigned a)
+{
+	size_t half = areas[a].nr_pages / 2 * PAGE;
+	unsigned char seen[1];
+
+	if (mlock(areas[a].addr, half))
+		return bad("mlock: %s", strerror(errno));
+	if (mincore(areas[a].addr + half - PAGE, PAGE, seen) || !(seen[0] & 1))
+		return bad("a locked page is not resident");
+	return check();
+}
+
+/* A hole in the middle, and fresh memory in a part of it. */
+static bool punch(unsigned a)
+{
+	size_t first = areas[a].nr_pages / 3, nr = areas[a].nr_pages / 3;
+	char *addr = areas[a].addr + first * PAGE;
+
+	if (munmap(addr, nr * PAGE) ||
+	    mmap(addr, nr * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+		 -1, 0) != addr)
+		return bad("munmap: %s", strerror(errno));
+	memset(areas[a].generation + first, 0, nr * sizeof(uint32_t));
+	for (size_t page = first; page < first + nr; page += 2)
+		write_page(a, page, 11);
+	return check();
+}
+
+static bool unmap(unsigned a)
+{
+	if (munmap(areas[a].addr, areas[a].nr_pages * PAGE))
+		return bad("munmap: %s", strerror(errno));
+	areas[a].nr_pages = 0;
+	return true;
+}
+
+/* Through the kernel: out of one evicted page, into another. */
+static bool through_pipe(unsigned a)
+{
+	int ends[2];
+
+	if (pipe(ends))
+		return bad("pipe: %s", strerror(errno));
+	for (size_t page = 0; page + 1 < areas[a].nr_pages; page += 64) {
+		if (write(ends[1], areas[a].addr + page * PAGE, PAGE) != PAGE ||
+		    read(ends[0], areas[a].addr + (page + 1) * PAGE, PAGE) != PAGE)
+			return bad("through a pipe: %s", strerror(errno));
+		if (memcmp(areas[a].addr + page * PAGE, areas[a].addr + (page + 1) * PAGE, PAGE))
+			return bad("page %zu changed on its way", page);
+		write_page(a, page + 1, areas[a].generation[page + 1]);
+	}
+	close(ends[0]);
+	close(ends[1]);
+	return check();
+}
+
+static volatile bool was_right;
+
+static void on_signal(int number)
+{
+	(void)number;
+	was_right = check();
+}
+
+static bool in_handler(void)
+{
+	struct sigaction action = { .sa_handler = on_signal };
+
+	if (sigaction(SIGUSR1, &action, NULL) || raise(SIGUSR1))
+		return bad("signal: %s", strerror(errno));
+	return was_right;
+}
+
+/* What does a program see that is executed by this one? */
+static bool spawn(void)
+{
+	extern char **environ;
+	char *command[] = { "sh", "-c", "test -z \"$TIERSTORE_RUN$LD_PRELOAD\"", NULL };
+	pid_t pid;
+
+	if (posix_spawn(&pid, "/bin/sh", NULL, NULL, command, environ) || !wait_for(pid))
+		return false;
+	pid = fork();
+	if (!pid) {
+		execv("/bin/sh", command);
+		_exit(127);
+	}
+	return wait_for(pid) && check();
+}
+
+static bool close_all(void)
+{
+	int lowest = open("/dev/null", O_RDONLY);
+
+	if (lowest != 3 + (int)(areas[0].fd >= 0))
+		return bad("the lowest descriptor was %d", lowest);
+	for (int fd = 3; fd < 1024; fd++)
+		close(fd);
+	return check();
+}
+
+/* ---- All at once ---------------------------------------------------------------------------- */
+
+static uint64_t random_state;
+
+static uint64_t any(uint64_t below)
+{
+	random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
+	return (random_state >> 33) % below;
+}
+
+static bool storm_step(uint32_t step)
+{
+	unsigned a = (unsigned)any(nr_areas);
+	size_t nr = areas[a].nr_pages, first = any(nr), some = 1 + any(nr / 8);
+
+	some = some < nr - first ? some : nr - first;
+	switch (any(40)) {
+	case 0:
+		return fork_and_check(step);
+	case 1:
+	case 2: {
+		void *target = mmap(NULL, nr * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		char *moved = mremap(areas[a].addr, nr * PAGE, nr * PAGE,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, target);
+		if (moved == MAP_FAILED)
+			return bad("mremap: %s", strerror(errno));
+		areas[a].addr = moved;
+		return true;
+	}
+	case 3:
+	case 4:
+		if (madvise(areas[a].addr + first * PAGE, some * PAGE, MADV_DONTNEED))
+			return bad("madvise: %s", strerror(errno));
+		memset(areas[a].generation + first, 0, some * sizeof(uint32_t));
+		return true;
+	case 5:
+		return protect(a);
+	default:
+		for (size_t page = first; page < first + some; page++) {
+			if (!check_page(a, page))
+				return false;
+			if (any(4) == 0)
+				write_page(a, page, step);
+		}
+		return true;
+	}
+}
+
+static bool storm(uint32_t nr_steps, uint64_t seed)
+{
+	random_state = seed;
+	for (uint32_t step = 1; step <= nr_steps; step++)
+		if (!storm_step(step))
+			return false;
+	return check();
+}
+
+/* ---- The interpreter ------------------------------------------------------------------------ */
+
+static bool obey(const char *command, unsigned long value, const char *text)
+{
+	static const struct {
+		const char *name;
+		bool (*run)(unsigned a);
+	} on_area[] = { { "mremap", move }, { "mprotect", protect }, { "mlock", lock },
+			{ "punch", punch }, { "munmap", unmap }, { "pipe", through_pipe } };
+
+	for (size_t i = 0; i < sizeof(on_area) / sizeof(on_area[0]); i++)
+		if (!strcmp(command, on_area[i].name))
+			return on_area[i].run((unsigned)value);
+	if (!strcmp(command, "map"))
+		return map_area(value, -1);
+	if (!strcmp(command, "memfd"))
+		return map_memfd(value, text);
+	if (!strcmp(command, "fill"))
+		fill((uint32_t)value);
+	if (!strcmp(command, "fork"))
+		return fork_and_check((uint32_t)value);
+	if (!strcmp(command, "forkmap"))
+		return fork_and_map(value);
+	if (!strcmp(command, "clone"))
+		return clone_and_check();
+	if (!strcmp(command, "dontneed"))
+		return dontneed();
+	if (!strcmp(command, "signal"))
+		return in_handler();
+	if (!strcmp(command, "spawn"))
+		return spawn();
+	if (!strcmp(command, "closeall"))
+		return close_all();
+	if (!strcmp(command, "storm"))
+		return storm((uint32_t)value, strtoul(text, NULL, 10));
+	return check();
+}
+
+int main(void)
+{
+	char line[128], command[32], text[64];
+
+	setvbuf(stdin, NULL, _IONBF, 0);
+	printf("pid %d\n", (int)getpid());
+	fflush(stdout);
+	while (fgets(line, sizeof(line), stdin)) {
+		unsigned long value = 0;
+		text[0] = '\0';
+		if (sscanf(line, "%31s %lu %63s", command, &value, text) < 1)
+			continue;
+		puts(obey(command, value, text) ? "ok" : complaint);
+		fflush(stdout);
+	}
+	return 0;
+}
