@@ -126,7 +126,12 @@ def run_command(
         # What is wrong for every process is said once, and before anything runs.
         config_struct(config)
         environment = _environment(socket_path, rule or Rule(), follow=follow)
-        listener = Listener(socket_path, config, say)
+        # Signals are for this thread: another one would note them and leave it asleep.
+        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+        try:
+            listener = Listener(socket_path, config, say)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         stack.callback(listener.close)
         process = subprocess.Popen(list(command), env=environment)
         with _signals(process):
