@@ -157,8 +157,11 @@ class Guest:
         end_process(self.process)
 
 
-def served_rss_bytes(pid: int) -> int:
-    """What the host holds of mappings that a userfaultfd serves."""
+def held_bytes(pid: int) -> int:
+    """What the host holds of the guest's memory: of a memfd all of it, mapped or not."""
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        if "memfd:memory-backend-memfd" in str(fd.readlink()):
+            return fd.stat().st_blocks * 512
     total, rss = 0, 0
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if line.startswith("Rss:"):
