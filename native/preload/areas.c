@@ -102,7 +102,6 @@ bool tsp_areas_add(const struct tsp_area *area)
 		joined.start = old->start < area->start ? old->start : area->start;
 		joined.end = old->end > area->end ? old->end : area->end;
 		atomic_store(&old->end, old->start);
-		joined.born_ms = area->born_ms;
 		joined.is_reported = false;
 		return tsp_areas_add(&joined);
 	}

@@ -213,9 +213,11 @@ static pid_t fork_by(const char *name)
 		errno = ENOSYS;
 		return -1;
 	}
+	tsp_is_forking = true;
 	tsp_fork_prepare();
 	pid_t pid = next();
 	int error = errno;
+	tsp_is_forking = false;
 	if (pid)
 		tsp_fork_parent();
 	else

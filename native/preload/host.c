@@ -35,7 +35,7 @@ static bool is_on, is_eager;
 static _Atomic uint32_t wake_word, is_pausing, agent_state, is_wanted;
 static _Atomic(const struct tsp_agent *) agent;
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
-static _Thread_local bool is_forking;
+_Thread_local bool tsp_is_forking;
 static bool has_guard;
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value)
@@ -79,19 +79,19 @@ static void complain(const char *why)
 
 static void on_prepare(void)
 {
-	if (!is_forking)
+	if (!tsp_is_forking)
 		tsp_fork_prepare();
 }
 
 static void on_parent(void)
 {
-	if (!is_forking)
+	if (!tsp_is_forking)
 		tsp_fork_parent();
 }
 
 static void on_child(void)
 {
-	if (!is_forking)
+	if (!tsp_is_forking)
 		tsp_fork_child();
 }
 
@@ -206,7 +206,6 @@ void tsp_fork_prepare(void)
 	if (!is_on)
 		return;
 	pthread_mutex_lock(&fork_lock);
-	is_forking = true;
 	atomic_store(&is_pausing, 1);
 	news();
 	while (atomic_load(&agent_state) == AGENT_BUSY)
@@ -233,7 +232,6 @@ void tsp_fork_parent(void)
 	}
 	tsp_unlock();
 	atomic_store(&is_pausing, 0);
-	is_forking = false;
 	pthread_mutex_unlock(&fork_lock);
 	news();
 }
@@ -249,7 +247,6 @@ void tsp_fork_child(void)
 	}
 	tsp_lock_renew();
 	fork_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-	is_forking = false;
 	atomic_store(&is_wanted, 0);
 	atomic_store(&is_pausing, 0);
 	if (atomic_load(&agent_state) != AGENT_OFF)

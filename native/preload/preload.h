@@ -48,6 +48,8 @@ struct tsp_agent {
 void tsp_host_want(void);
 /* NULL until an engine was loaded. */
 const struct tsp_agent *tsp_host_agent(void);
+/* This thread is in a fork() of ours, which does the three below itself. */
+extern _Thread_local bool tsp_is_forking;
 void tsp_fork_prepare(void);
 void tsp_fork_parent(void);
 void tsp_fork_child(void);

@@ -7,7 +7,10 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <pty.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -18,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -148,6 +152,32 @@ static bool fork_and_check(uint32_t generation)
 	return check() & wait_for(pid);
 }
 
+/* The C library's own way to fork, which calls no fork() that could be interposed. */
+static bool fork_inside(void)
+{
+	int terminal, pid = forkpty(&terminal, NULL, NULL, NULL);
+
+	if (pid < 0)
+		return bad("forkpty: %s", strerror(errno));
+	if (!pid)
+		_exit(in_child(NULL));
+	bool is_right = wait_for(pid);
+	close(terminal);
+	return check() & is_right;
+}
+
+/* A filter that allows everything, and might as well not. */
+static bool filter_calls(void)
+{
+	struct sock_filter allow = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { .len = 1, .filter = &allow };
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program))
+		return bad("seccomp: %s", strerror(errno));
+	return true;
+}
+
 /* A child that maps memory of its own: is it served, too?  It says its pid, and waits. */
 static bool fork_and_map(size_t mib)
 {
@@ -196,7 +226,8 @@ static bool move(unsigned a)
 {
 	size_t nr = areas[a].nr_pages, bytes = nr * PAGE;
 	void *target = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *moved = mremap(areas[a].addr, bytes, 2 * bytes, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+	char *moved = mremap(areas[a].addr, bytes, 2 * bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
+			     target);
 
 	if (moved == MAP_FAILED)
 		return bad("mremap: %s", strerror(errno));
@@ -348,7 +379,8 @@ static bool storm_step(uint32_t step)
 		return fork_and_check(step);
 	case 1:
 	case 2: {
-		void *target = mmap(NULL, nr * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		void *target = mmap(NULL, nr * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+				    0);
 		char *moved = mremap(areas[a].addr, nr * PAGE, nr * PAGE,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, target);
 		if (moved == MAP_FAILED)
@@ -407,6 +439,10 @@ static bool obey(const char *command, unsigned long value, const char *text)
 		return fork_and_check((uint32_t)value);
 	if (!strcmp(command, "forkmap"))
 		return fork_and_map(value);
+	if (!strcmp(command, "forkpty"))
+		return fork_inside();
+	if (!strcmp(command, "seccomp"))
+		return filter_calls();
 	if (!strcmp(command, "clone"))
 		return clone_and_check();
 	if (!strcmp(command, "dontneed"))
@@ -434,8 +470,12 @@ int main(void)
 		text[0] = '\0';
 		if (sscanf(line, "%31s %lu %63s", command, &value, text) < 1)
 			continue;
+		if (!strcmp(command, "exit"))
+			value = ~0ul;
 		puts(obey(command, value, text) ? "ok" : complaint);
 		fflush(stdout);
+		if (value == ~0ul)
+			break;
 	}
 	return 0;
 }

@@ -114,6 +114,12 @@ def test_fork_child_and_parent_keep_their_own(program: Program) -> None:
     program.do("check")
 
 
+def test_fork_inside_of_the_c_library(program: Program) -> None:
+    program.do("forkpty")
+    program.wait_away(SIZE_MIB * MIB // 2)
+    program.do("check")
+
+
 def test_a_childs_own_memory_leaves(program: Program) -> None:
     program.start("forkmap", 32)
     child = int(program.line().split()[1])
@@ -124,6 +130,38 @@ def test_a_childs_own_memory_leaves(program: Program) -> None:
 
 def test_programs_that_are_executed_are_not_followed(program: Program) -> None:
     program.do("spawn")
+
+
+def test_followed_programs_are_served(binary: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\nexec {binary}\n")
+    script.chmod(0o755)
+    program = Program(script, write_config(tmp_path), "--follow", *RULE, log=tmp_path / "log")
+    try:
+        program.do("map", SIZE_MIB)
+        program.do("fill", 1)
+        program.wait_away(SIZE_MIB * MIB // 2)
+        program.do("check")
+    finally:
+        end_process(program.process)
+
+
+def test_the_program_outlives_its_controller(program: Program) -> None:
+    program.process.kill()
+    program.process.wait()
+    program.do("check")
+    program.do("fork", 5)
+    program.do("check")
+    program.do("exit")
+
+
+def test_a_filtered_program_is_left_alone(bare: Program) -> None:
+    bare.do("seccomp")
+    bare.do("map", SIZE_MIB)
+    bare.do("fill", 1)
+    wait_until(lambda: "seccomp" in bare.log.read_text(), "said")
+    bare.do("fork", 2)
+    bare.do("check")
 
 
 def test_unmapped_memory_is_let_go(program: Program) -> None:

@@ -107,6 +107,8 @@ class RemoteEngine:
         self._watch = watch
         self._lock = threading.Lock()  # guards _known
         self._known: dict[int, RemoteRegion] = {}
+        self.last: Statistics | None = None
+        """The last snapshot that was taken."""
 
     def raw(self, region: int) -> Any:
         """``struct ts_stats`` of a region, or of the engine (0)."""
@@ -140,7 +142,8 @@ class RemoteEngine:
                 regions.append(region.statistics())
             except RegionGone:
                 continue  # unmapped meanwhile
-        return _snapshot.with_regions(statistics, regions)
+        self.last = _snapshot.with_regions(statistics, regions)
+        return self.last
 
     def set_dictionary(self, tier_name: str, dictionary: bytes) -> int:
         """Give a zstd tier a dictionary for frames from now on."""

@@ -15,7 +15,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from tierstore._controller import Controller
 from tierstore._native import ffi, lib
@@ -24,7 +24,6 @@ from tierstore.control import Publisher, peer_ids
 from tierstore.errors import ConfigError, TierstoreError
 from tierstore.preload.remote import RemoteEngine
 from tierstore.preload.wire import Channel, config_struct, receive, send
-from tierstore.statistics import Statistics
 
 if TYPE_CHECKING:
     from tierstore.engine import Engine
@@ -61,7 +60,7 @@ class Session:
         self._say = say
         self._config, self._own_paths = config_for_process(config, pid)
         self._connections = connections
-        self.last: Statistics | None = None
+        self._engine: RemoteEngine | None = None
         self._publisher: Publisher | None = None
         self._controller: Controller | None = None
 
@@ -82,19 +81,15 @@ class Session:
         head, text = receive(control)
         if head.rc < 0:
             raise TierstoreError(text.decode("utf-8", "replace"), status=head.rc)
-        engine = RemoteEngine(self._config, Channel(control), Channel(watch))
+        engine = self._engine = RemoteEngine(self._config, Channel(control), Channel(watch))
         for tier in self._config.tier:
             if tier.dictionary not in ("none", "auto"):
                 engine.set_dictionary(tier.name, Path(tier.dictionary).read_bytes())
         self._controller = Controller(cast("Engine", engine))
 
-        def ask() -> list[dict[str, Any]]:
-            self.last = engine.statistics()
-            return [self.last.as_dict()]
-
         self._controller.start()
         try:
-            self._publisher = Publisher(ask, pid=self.pid)
+            self._publisher = Publisher(lambda: [engine.statistics().as_dict()], pid=self.pid)
         except (OSError, TierstoreError) as error:
             self._say(logging.WARNING, f"process {self._title}: no control socket: {error}")
 
@@ -119,6 +114,11 @@ class Session:
             self._controller.stop()
         for connection in self._connections:
             connection.close()
+        engine, self._engine = self._engine, None
+        if engine is not None and engine.last is not None:
+            evicted, faults = engine.last.evictions.evicted, engine.last.faults.total
+            line = f"process {self._title}: {evicted:,} pages left, {faults:,} faults"
+            self._say(logging.INFO, line)
 
     def _remove_paths(self) -> None:
         """What bears the process's number is of no use to anybody else."""
