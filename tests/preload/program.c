@@ -92,7 +92,7 @@ static void fill(uint32_t generation)
 			write_page(a, page, generation);
 }
 
-/* ---- Commands: each returns true, or false with a complaint ----------------------------------- */
+/* ---- Commands: each returns true, or false with a complaint ------------------------------- */
 
 static bool map_area(size_t mib, int fd)
 {
