@@ -11,6 +11,7 @@ import dataclasses
 import secrets
 import struct
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import xxhash
 
@@ -47,6 +48,18 @@ HEAD = _HEAD.size
 CLEAN = 1
 CREATED = 2
 HELD = 4
+BOOT_SHIFT = 8
+
+
+def held_flags() -> int:
+    """The flags of a store that is held by an engine of this boot."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip().ljust(40, b"\0")
+    return HELD | xxhash.xxh3_64_intdigest(boot) << BOOT_SHIFT & 0xFFFFFF00
+
+
+def is_held(flags: int) -> bool:
+    """Frames of an engine's state folder, and nobody else's."""
+    return bool(flags & HELD) and flags >> BOOT_SHIFT == held_flags() >> BOOT_SHIFT
 
 
 @dataclasses.dataclass(slots=True)

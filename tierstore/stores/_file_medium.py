@@ -107,7 +107,7 @@ class FileMedium:
         if not init and len(block) == fmt.BLOCK:
             found = fmt.Super.parse(block, str(self.path))
         self.is_clean = found is not None and bool(found.flags & fmt.CLEAN)
-        if found and not readonly and found.flags & fmt.HELD:
+        if found and not readonly and fmt.is_held(found.flags):
             raise StoreWrongFile(
                 f"{self.path} holds frames that belong to an engine's state folder; open it with "
                 "that folder, or with init=1 to discard them"

@@ -31,7 +31,7 @@ __all__ = ["LmdbFolder", "store_error"]
 _MARKER = "tierstore-lmdb"
 _OPEN = b"tierstore-lmdb 1 open\n"
 _KEPT = b"tierstore-lmdb 1 kept\n"
-_HELD = b"tierstore-lmdb 1 held\n"
+_HELD = b"tierstore-lmdb 1 held "
 _DATA = ("data.mdb", "lock.mdb")
 
 _ERRORS: dict[type[lmdb.Error], type[StoreError]] = {
@@ -55,6 +55,11 @@ def store_error(error: lmdb.Error, what: str) -> StoreError:
         cls = StoreFull
     status = -code if cls is StoreError and code > 0 else None
     return cls(f"{what}: {error}", status=status)
+
+
+def boot_id() -> bytes:
+    """Names this boot of the host: what was held in another one is nobody's any more."""
+    return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
 
 
 class LmdbFolder:
@@ -129,7 +134,7 @@ class LmdbFolder:
         return is_kept
 
     def _read_marker(self, *, has_foreign: bool) -> bool:
-        text = os.pread(self._marker, 64, 0)
+        text = os.pread(self._marker, 128, 0)
         if not text and not has_foreign:
             return False  # a crash right after its creation
         match = re.match(rb"tierstore-lmdb (\d+)", text)
@@ -143,7 +148,7 @@ class LmdbFolder:
                 f"{self.path} holds an lmdb store of version {int(match[1])}, this library "
                 "writes version 1; delete the folder or use another"
             )
-        if text == _HELD and not self.readonly:
+        if not self.readonly and text.startswith(_HELD + boot_id()):
             raise StoreWrongFile(
                 f"{self.path} holds frames that belong to an engine's state folder; open it with "
                 "that folder, or delete it"

@@ -144,6 +144,12 @@ struct ts_engine_options {
 	uint32_t get_timeout_ms;     /* reserved; must be 0 */
 	ts_log_fn log;               /* NULL: silent */
 	void *log_user;
+	/* A folder of the engine's own: what persistent regions have evicted outlives this process
+	 * however it ends, though not the host, and the next engine that is opened with this
+	 * folder and the same tiers goes on from there.  Best on a tmpfs, such as below /run: 4
+	 * bytes a page and 10 a frame.  All tiers must be able to (store.h: TS_STORE_CAN_RESUME;
+	 * file and lmdb are, ram is not).  NULL: nothing outlives the process. */
+	const char *state_dir;
 };
 
 /* Opens an engine without tiers, regions or running threads.  options == NULL: defaults. */
@@ -237,6 +243,9 @@ struct ts_region_options {
 	uint32_t guard_scans;      /* a page that came back is left alone for this many scans; at
 				    * most 15; 0: 2 */
 	uint8_t collapse;          /* ask for huge pages again once 2 MiB are all resident */
+	uint8_t is_persistent;     /* memfd, with ts_engine_options.state_dir: if this process dies,
+				    * another one that has the memfd attaches it again under the
+				    * same name, length and offset, and finds its evicted pages */
 };
 
 /* Attaches guest memory while the guest runs.  Its pages count as just touched.

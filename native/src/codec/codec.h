@@ -60,6 +60,10 @@ void ts_dict_table_destroy(struct ts_dict_table *table);
 /* Copies a ZDICT dictionary in, for compression at `level`.  Returns its id (1 ..) or an error
  * (TS_ECONFIG: no dictionary; TS_ELIMIT: table full).  Readers never take a lock. */
 int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes, int level);
+/* Puts one back under the id that it had in an earlier process.  0, or an error as above; one that
+ * is there already is no error. */
+int ts_dict_restore(struct ts_dict_table *table, uint32_t id, const void *data, size_t len_bytes,
+		    int level);
 /* The dictionary's bytes as added, valid until destroy; NULL if unknown. */
 const void *ts_dict_bytes_borrow(struct ts_dict_table *table, uint32_t id, size_t *len_out);
 

@@ -83,20 +83,12 @@ static struct ts_dict *dict_create(const void *data, size_t len_bytes, int level
 	return dict;
 }
 
-int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes, int level)
+/* Into a free slot; the caller holds add_mutex.  0 or an error. */
+static int add_at(struct ts_dict_table *table, uint32_t slot, const void *data, size_t len_bytes,
+		  int level)
 {
 	struct ts_dict *dict;
-	uint32_t slot;
 
-	if (!data || !is_zdict(data, len_bytes))
-		return ts_fail(TS_ECONFIG, "dictionary of %zu bytes: not in ZDICT format, or "
-			       "longer than %d bytes; train one with `zstd --train` or "
-			       "tierstore.training", len_bytes, TS_DICT_BYTES_MAX);
-	TS_SCOPED_LOCK(&table->add_mutex);
-	slot = table->nr_dicts;
-	if (slot == TS_DICT_MAX)
-		return ts_fail(TS_ELIMIT, "an engine can hold %d dictionaries; close and open it "
-			       "again to start over", TS_DICT_MAX);
 	dict = TS_INJECT(TS_SITE_ALLOC) ? NULL : dict_create(data, len_bytes, level ? level : 1);
 	if (!dict || !dict->bytes) {
 		dict_destroy(dict);
@@ -109,8 +101,34 @@ int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes,
 	}
 	/* Release: whoever sees the pointer sees what it points to. */
 	atomic_store_explicit(&table->slots[slot], dict, memory_order_release);
-	table->nr_dicts = slot + 1;
-	return (int)table->nr_dicts;
+	table->nr_dicts = TS_MAX(table->nr_dicts, slot + 1);
+	return 0;
+}
+
+int ts_dict_add(struct ts_dict_table *table, const void *data, size_t len_bytes, int level)
+{
+	if (!data || !is_zdict(data, len_bytes))
+		return ts_fail(TS_ECONFIG, "dictionary of %zu bytes: not in ZDICT format, or "
+			       "longer than %d bytes; train one with `zstd --train` or "
+			       "tierstore.training", len_bytes, TS_DICT_BYTES_MAX);
+	TS_SCOPED_LOCK(&table->add_mutex);
+	uint32_t slot = table->nr_dicts;
+	if (slot == TS_DICT_MAX)
+		return ts_fail(TS_ELIMIT, "an engine can hold %d dictionaries; close and open it "
+			       "again to start over", TS_DICT_MAX);
+	int rc = add_at(table, slot, data, len_bytes, level);
+	return rc ? rc : (int)table->nr_dicts;
+}
+
+int ts_dict_restore(struct ts_dict_table *table, uint32_t id, const void *data, size_t len_bytes,
+		    int level)
+{
+	if (!ts_dict_id_is_valid(id) || !is_zdict(data, len_bytes))
+		return TS_ECORRUPT;
+	TS_SCOPED_LOCK(&table->add_mutex);
+	if (atomic_load_explicit(&table->slots[id - 1], memory_order_relaxed))
+		return 0;
+	return add_at(table, id - 1, data, len_bytes, level);
 }
 
 const struct ts_dict *ts_dict_find(struct ts_dict_table *table, uint32_t id)

@@ -32,6 +32,14 @@ struct ts_keeper;
 struct ts_cycle;
 struct ts_tool;
 struct ts_callers;
+struct ts_statedir;
+
+/* For a tier of an engine whose frames outlive it. */
+struct ts_tier_state {
+	const char *path;             /* as in ts_store_config */
+	bool is_resume;
+	uint32_t range_pages, frame_max_bytes; /* of frames that may lie there already */
+};
 
 struct ts_tier {
 	unsigned index;
@@ -76,9 +84,11 @@ struct ts_engine {
 	struct ts_dict_table *dicts;
 	struct ts_frames frames;
 	struct ts_fills fills;
+	struct ts_statedir *state;       /* what outlives us (engine/state.h); NULL: nothing */
 	struct ts_staging staging;
 	uint64_t secret;
 	uint32_t tick_ms;             /* unit of frame ages */
+	ts_mono_ns tick_start_ns;     /* what they count from */
 	_Atomic uint32_t tick;        /* keeper's clock */
 
 	pthread_mutex_t
@@ -115,8 +125,9 @@ struct ts_region *ts_engine_enter_region(struct ts_engine *engine, uint32_t regi
 
 /* ---- tier.c ----------------------------------------------------------------------------- */
 
+/* state: NULL if nothing outlives the engine. */
 int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
-		 const struct ts_tier_options *options);
+		 const struct ts_tier_options *options, const struct ts_tier_state *state);
 void ts_tier_close(struct ts_tier *tier);
 
 /* Does the tier take frames now? */

@@ -69,7 +69,7 @@ static int check_empty(struct ts_tier *tier)
 }
 
 int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
-		 const struct ts_tier_options *options)
+		 const struct ts_tier_options *options, const struct ts_tier_state *state)
 {
 	int rc = check_options(engine, options);
 	if (rc)
@@ -87,8 +87,17 @@ int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 		.depth_max = TS_FAULT_DEPTH_MAX,
 		.options = options->store_options ? options->store_options : "",
 		.user = options->store_user,
+		.state_path = state ? state->path : NULL,
+		.is_resume = state && state->is_resume,
 	};
+	if (state)
+		config.frame_max_bytes = TS_MAX(config.frame_max_bytes, state->frame_max_bytes);
+	/* Counted when the state was taken over. */
+	uint64_t nr_frames = atomic_load(&tier->nr_frames);
+	uint64_t raw_bytes = atomic_load(&tier->raw_bytes);
 	*tier = (struct ts_tier){
+		.nr_frames = nr_frames,
+		.raw_bytes = raw_bytes,
 		.index = engine->nr_tiers,
 		.size_bytes = options->size_bytes,
 		.codec = options->codec,
@@ -105,7 +114,7 @@ int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 		 options->store ? options->store : "");
 	int opened = ts_store_open(options->store, options->store_ops,
 				    options->wrap ? options->wrap : "", &config, &tier->store);
-	return opened ? opened : check_empty(tier);
+	return opened || config.is_resume ? opened : check_empty(tier);
 }
 
 void ts_tier_close(struct ts_tier *tier)

@@ -14,6 +14,7 @@
 #include "core/engine.h"
 #include "engine/life.h"
 #include "engine/mapping.h"
+#include "engine/state.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
 #include "fault/inthread.h"
@@ -181,13 +182,48 @@ static struct ts_region *create_region(struct ts_engine *engine,
 	return region;
 }
 
+/* Words that outlive us, of memory that is this process's: known by its place in the memfd. */
+static int claim_state(struct ts_engine *engine, struct ts_region *region,
+		       const struct ts_region_options *options, bool *is_resumed)
+{
+	static const uint8_t identity[32];
+	uint32_t nr_pages = (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT);
+	struct ts_state_range range = { .len_bytes = options->len_bytes, .is_memfd = 1,
+					.backing_offset = options->memfd_offset };
+	struct ts_state_claim claim = { .identity = identity, .ranges = &range, .nr_ranges = 1,
+					.nr_pages = nr_pages, .nr_pages_max = nr_pages };
+
+	if (!engine->state || options->memory != TS_MEMORY_MEMFD)
+		return ts_fail(TS_ECONFIG, "%s: a persistent region needs a memfd, and an engine "
+			       "with a state_dir", region->name);
+	int rc = ts_state_region_claim(engine, region, &claim);
+	*is_resumed = claim.is_resumed;
+	return rc;
+}
+
+/* What the pages are: as they are found, or as the last process left them. */
+static int learn_pages(struct ts_engine *engine, struct ts_region *region, uint64_t addr,
+		       bool is_resumed)
+{
+	if (region->memfd < 0)
+		return ts_life_populate_anon(region, addr, 0, region->nr_pages);
+	int rc = ts_state_check_marks(region, is_resumed);
+	if (rc)
+		return rc;
+	return is_resumed ? ts_state_region_resolve(engine, region) :
+	       ts_life_populate_shared(region, 0, region->nr_pages);
+}
+
 static int open_region(struct ts_engine *engine, struct ts_region *region,
 		       const struct ts_region_options *options)
 {
 	uint64_t addr = (uintptr_t)options->addr;
+	bool is_resumed = false;
 
 	int rc = ts_tracker_find((enum ts_tracker)options->tracker, (enum ts_memory)options->memory,
 				 &engine->probe, region->name, &region->tracker);
+	if (!rc && options->is_persistent)
+		rc = claim_state(engine, region, options, &is_resumed);
 	if (rc)
 		return rc;
 	uint32_t nr_pages = (uint32_t)(options->len_bytes >> TS_PAGE_SHIFT);
@@ -214,10 +250,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		rc = open_shard(engine, region, s);
 	if (!rc)
 		rc = ts_sys_madvise(options->addr, options->len_bytes, MADV_DONTFORK);
-	if (!rc)
-		rc = region->memfd < 0 ? ts_life_populate_anon(region, addr, 0, nr_pages) :
-		     ts_life_populate_shared(region, 0, nr_pages);
-	return rc;
+	return rc ? rc : learn_pages(engine, region, addr, is_resumed);
 }
 
 int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *options,
@@ -253,6 +286,7 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 			ts_fail(rc, "%s: attach: %s", name, ts_strerror(rc));
 		ts_life_unregister(region);
 		ts_life_release(engine, region);
+		ts_state_region_undo(engine, region);
 		ts_life_destroy(region);
 		return rc;
 	}
@@ -280,6 +314,7 @@ int ts_region_detach(struct ts_region *region)
 		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
 			region->name);
 	ts_log(engine, rc ? TS_LOG_ERROR : TS_LOG_INFO, "%s: detached", region->name);
+	ts_state_region_drop(engine, region);
 	ts_life_destroy(region);
 	return rc;
 }

@@ -7,6 +7,7 @@
 
 #include "core/engine.h"
 #include "engine/keeper.h"
+#include "engine/state.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
 #include "fault/caller.h"
@@ -81,14 +82,41 @@ int ts_engine_open(const struct ts_engine_options *options, struct ts_engine **e
 		return rc;
 	}
 	engine->staging.uffd = -1;
-	engine->start_ns = ts_now_ns();
+	engine->start_ns = engine->tick_start_ns = ts_now_ns();
 	engine->tick_ms = TICK_MS_MIN;
 	engine->frame_raw_max = TS_PAGE_BYTES;
-	ts_fills_init(&engine->fills);
 	pthread_mutex_init(&engine->control, NULL);
 	pthread_mutex_init(&engine->regions_lock, NULL);
+	if (engine->options.state_dir)
+		rc = ts_state_open(engine, engine->options.state_dir);
+	ts_fills_init(&engine->fills, engine->state ? &engine->state->head->fills : NULL);
+	engine->options.state_dir = NULL;  /* the caller's */
+	if (rc) {
+		ts_engine_close(engine);
+		return rc;
+	}
 	*engine_out = engine;
 	return 0;
+}
+
+static int open_tier(struct ts_engine *engine, struct ts_tier *tier,
+		     const struct ts_tier_options *options)
+{
+	char path[4096];
+	struct ts_tier_state state;
+
+	if (!engine->state)
+		return ts_tier_open(engine, tier, options, NULL);
+	int rc = ts_state_tier_begin(engine, options, path, sizeof(path), &state);
+	if (!rc)
+		rc = ts_tier_open(engine, tier, options, &state);
+	if (rc)
+		return rc;
+	engine->frame_raw_max = TS_MAX(engine->frame_raw_max, state.range_pages * TS_PAGE_BYTES);
+	rc = ts_state_tier_end(engine, tier, options, state.is_resume);
+	if (rc)
+		ts_tier_close(tier);
+	return rc;
 }
 
 int ts_engine_add_tier(struct ts_engine *engine, const struct ts_tier_options *options)
@@ -106,7 +134,7 @@ int ts_engine_add_tier(struct ts_engine *engine, const struct ts_tier_options *o
 		return ts_fail(TS_ELIMIT, "tier %s: at most %d tiers", known.name ? known.name : "",
 			       TS_TIER_MAX);
 	struct ts_tier *tier = &engine->tiers[engine->nr_tiers];
-	rc = ts_tier_open(engine, tier, &known);
+	rc = open_tier(engine, tier, &known);
 	if (rc)
 		return rc;
 	engine->frame_raw_max = TS_MAX(engine->frame_raw_max, tier->range_pages * TS_PAGE_BYTES);
@@ -141,7 +169,8 @@ static void stop(struct ts_engine *engine)
 	engine->keeper = NULL;
 	if (engine->staging.uffd >= 0)
 		ts_staging_finish(&engine->staging);
-	ts_frames_finish(&engine->frames);
+	if (!engine->state)
+		ts_frames_finish(&engine->frames);
 	engine->is_started = false;
 }
 
@@ -151,7 +180,8 @@ static int start(struct ts_engine *engine)
 
 	if (!staging_bytes)
 		staging_bytes = (uint64_t)STAGING_DEFAULT_MIB << 20;
-	int rc = ts_frames_init(&engine->frames, (uint32_t)TS_FRAME_ID_MAX + 1);
+	int rc = engine->state ? ts_state_check_tiers(engine) :
+		 ts_frames_init(&engine->frames, (uint32_t)TS_FRAME_ID_MAX + 1, NULL);
 	if (!rc)
 		rc = ts_staging_init(&engine->staging, staging_bytes);
 	if (!rc)
@@ -210,6 +240,7 @@ void ts_engine_close(struct ts_engine *engine)
 	stop(engine);
 	for (unsigned t = 0; t < engine->nr_tiers; t++)
 		ts_tier_close(&engine->tiers[t]);
+	ts_state_close(engine);
 	ts_dict_table_destroy(engine->dicts);
 	ts_fills_finish(&engine->fills);
 	free_stages(engine);

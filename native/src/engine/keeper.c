@@ -157,7 +157,7 @@ static bool round_of_work(struct ts_keeper *keeper)
 {
 	struct ts_engine *engine = keeper->engine;
 
-	ts_mono_ns age_ns = ts_now_ns() - engine->start_ns;
+	ts_mono_ns age_ns = ts_now_ns() - engine->tick_start_ns;
 	atomic_store(&engine->tick, (uint32_t)(age_ns / 1000000u / engine->tick_ms));
 	bool is_busy = bury(engine, DEAD_BATCHES);
 	for (unsigned t = 0; t < engine->nr_tiers; t++)

@@ -202,7 +202,7 @@ static enum ts_serve_outcome serve_fill(struct ts_serve_ctx *ctx, struct ts_shar
 	ts_word_slot *slot = &region->words[page];
 	uint32_t fill = ts_word_payload(word);
 	struct ts_uffd_result result;
-	ts_word coming = ts_word_make(TS_COMING, 0, fill);
+	ts_word coming = ts_word_make(TS_COMING, 0, TS_COMING_FILL + fill);
 
 	if (!ts_word_swap(slot, &word, coming))
 		return TS_SERVE_LATER;
@@ -242,8 +242,9 @@ static enum ts_serve_outcome serve_fill_guarded(struct ts_shard *shard, uint32_t
 {
 	ts_word_slot *slot = &shard->region->words[page];
 	ts_word before = word;
+	uint32_t fill = ts_word_payload(word);
 
-	if (!ts_word_swap(slot, &word, ts_word_make(TS_COMING, 0, 0)))
+	if (!ts_word_swap(slot, &word, ts_word_make(TS_COMING, 0, TS_COMING_FILL + fill)))
 		return TS_SERVE_LATER;
 	int rc = ts_install_unguard(shard, page);
 	ts_word_finish(slot, before);

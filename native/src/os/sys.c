@@ -10,6 +10,19 @@
 
 enum { HUGE_BYTES = 2 << 20 };
 
+int ts_sys_boot_id(char id[TS_BOOT_ID_BYTES])
+{
+	memset(id, 0, TS_BOOT_ID_BYTES);
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? -1 : read(fd, id, 36);
+	int error = got < 0 ? errno : EIO;
+
+	if (fd >= 0)
+		close(fd);
+	return got == 36 ? 0 :
+	       ts_fail(-error, "/proc/sys/kernel/random/boot_id: %s", ts_strerror(-error));
+}
+
 /* Buffers and tables come from here, not from malloc: they are large, they must be page-aligned,
  * what is never touched costs nothing, and a child after fork has no business with them. */
 void *ts_sys_alloc_pages(size_t len_bytes)

@@ -82,6 +82,11 @@ static inline int ts_sys_pwrite_all(int fd, const void *buf, size_t len_bytes, o
  * had.  -errno. */
 int ts_sys_reopen(int fd);
 
+/* Names this boot of the host: 36 characters and a zero.  What a shared map holds counts for as
+ * long as it is the same. */
+enum { TS_BOOT_ID_BYTES = 40 };
+int ts_sys_boot_id(char id[TS_BOOT_ID_BYTES]);
+
 /* Anonymous, private, zeroed, not inherited by children; NULL on failure (errno set). */
 void *ts_sys_alloc_pages(size_t len_bytes);
 /* The same, in huge pages where the kernel likes: for what is used from end to end. */

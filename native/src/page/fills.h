@@ -14,19 +14,26 @@
 
 #include "util/limits.h"
 
-struct ts_fills {
+/* The table itself; all zero is an empty one.  May lie in a shared map (engine/state.c). */
+struct ts_fill_table {
 	_Atomic uint64_t values[TS_FILL_MAX];
 	_Atomic uint32_t nr_values;
+};
+
+struct ts_fills {
+	struct ts_fill_table *table;
+	struct ts_fill_table own;
 	pthread_mutex_t lock;  /* Guards additions.  Evictors only; innermost. */
 };
 
-void ts_fills_init(struct ts_fills *fills);
+/* table: NULL, or one that outlives the process, with what it holds. */
+void ts_fills_init(struct ts_fills *fills, struct ts_fill_table *table);
 void ts_fills_finish(struct ts_fills *fills);
 /* The value's index, added if need be; TS_ELIMIT when the table is full. */
 int ts_fills_find(struct ts_fills *fills, uint64_t value);
 static inline uint64_t ts_fills_value(struct ts_fills *fills, uint32_t idx)
 {
-	return atomic_load_explicit(&fills->values[idx], memory_order_relaxed);
+	return atomic_load_explicit(&fills->table->values[idx], memory_order_relaxed);
 }
 
 #endif

@@ -7,7 +7,10 @@
 #include "os/sys.h"
 #include "util/base.h"
 
-enum { REF_ONE = 1 << 4 };
+enum {
+	REF_ONE = 1 << 4,
+	RESERVE_IDS = 1 << 16,  /* a mapped table gets room for so many at a time */
+};
 
 static size_t entries_bytes(const struct ts_frames *frames)
 {
@@ -19,11 +22,11 @@ static size_t map_bytes(const struct ts_frames *frames)
 	return ((size_t)frames->nr_ids + 63) / 64 * 8;
 }
 
-int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids)
+int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids, const struct ts_mapfile *map)
 {
-	*frames = (struct ts_frames){ .nr_ids = nr_ids, .hand = 1 };
+	*frames = (struct ts_frames){ .nr_ids = nr_ids, .hand = 1, .map = map };
 	TS_ASSERT(nr_ids > 1 && nr_ids <= (uint32_t)TS_FRAME_ID_MAX + 1);
-	frames->entries = ts_sys_alloc_pages(entries_bytes(frames));
+	frames->entries = map ? map->base : ts_sys_alloc_pages(entries_bytes(frames));
 	frames->used_map = ts_sys_alloc_pages(map_bytes(frames));
 	frames->dead_ring = ts_sys_alloc_pages(TS_DEAD_RING_LEN * sizeof(uint32_t));
 	pthread_mutex_init(&frames->lock, NULL);
@@ -39,7 +42,8 @@ void ts_frames_finish(struct ts_frames *frames)
 {
 	if (!frames->nr_ids)
 		return;
-	ts_sys_free_pages((void *)frames->entries, entries_bytes(frames));
+	if (!frames->map)
+		ts_sys_free_pages((void *)frames->entries, entries_bytes(frames));
 	ts_sys_free_pages(frames->used_map, map_bytes(frames));
 	ts_sys_free_pages((void *)frames->dead_ring, TS_DEAD_RING_LEN * sizeof(uint32_t));
 	pthread_mutex_destroy(&frames->lock);
@@ -60,6 +64,19 @@ static uint32_t find_free(const struct ts_frames *frames, uint32_t from, uint32_
 	return 0;
 }
 
+/* Room in the file for the entry, or false: a page that the file system can't give is a SIGBUS. */
+static bool reserve(struct ts_frames *frames, uint32_t id)
+{
+	if (!frames->map || id < frames->id_reserved)
+		return true;
+	uint32_t first = id / RESERVE_IDS * RESERVE_IDS;
+	uint32_t nr_ids = TS_MIN(frames->nr_ids - first, (uint32_t)RESERVE_IDS);
+	if (ts_mapfile_reserve(frames->map, first * sizeof(uint32_t), nr_ids * sizeof(uint32_t)))
+		return false;
+	frames->id_reserved = first + nr_ids;
+	return true;
+}
+
 int64_t ts_frames_alloc(struct ts_frames *frames, unsigned tier, unsigned nr_pages, uint32_t tick)
 {
 	TS_ASSERT(tier < TS_TIER_MAX && nr_pages >= 1 && nr_pages <= TS_FRAME_PAGES_MAX);
@@ -68,7 +85,7 @@ int64_t ts_frames_alloc(struct ts_frames *frames, unsigned tier, unsigned nr_pag
 	uint32_t id = find_free(frames, frames->hand, frames->nr_ids);
 	if (!id)
 		id = find_free(frames, 1, frames->hand);
-	if (!id)
+	if (!id || !reserve(frames, id))
 		return TS_ELIMIT;
 	frames->used_map[id / 64] |= UINT64_C(1) << (id % 64);
 	frames->hand = id + 1 < frames->nr_ids ? id + 1 : 1;
@@ -214,4 +231,76 @@ uint64_t ts_frames_bytes(struct ts_frames *frames)
 {
 	uint64_t nr_ids = atomic_load(&frames->id_end);
 	return nr_ids * sizeof(uint32_t) + nr_ids / 8;
+}
+
+/* ---- After a death ---------------------------------------------------------------------- */
+
+static void each_entry(struct ts_frames *frames, void (*fn)(void *user, uint32_t id), void *user)
+{
+	size_t at = 0, len_bytes, end = entries_bytes(frames);
+
+	while (ts_mapfile_next_data(frames->map, &at, &len_bytes, end)) {
+		uint32_t first = (uint32_t)(at / sizeof(uint32_t));
+		uint32_t nr_ids = (uint32_t)(len_bytes / sizeof(uint32_t));
+		for (uint32_t id = first; id < first + nr_ids; id++)
+			fn(user, id);
+		at += len_bytes;
+	}
+}
+
+static void forget_refs(void *user, uint32_t id)
+{
+	struct ts_frames *frames = user;
+
+	atomic_fetch_and(&frames->entries[id], ~(uint32_t)(255 << 4));
+}
+
+void ts_frames_recount_begin(struct ts_frames *frames)
+{
+	each_entry(frames, forget_refs, frames);
+}
+
+bool ts_frames_recount_page(struct ts_frames *frames, uint32_t id, unsigned nr_tiers)
+{
+	uint32_t entry = id && id < frames->nr_ids ? ts_frames_load(frames, id) : 0;
+
+	if (!ts_frame_is_used(entry) || ts_frame_tier(entry) >= nr_tiers ||
+	    !ts_frame_nr_pages(entry) || ts_frame_refs(entry) == 255)
+		return false;
+	atomic_fetch_add(&frames->entries[id], REF_ONE);
+	atomic_fetch_add(&frames->nr_pages[ts_frame_tier(entry)], 1);
+	return true;
+}
+
+struct recount {
+	struct ts_frames *frames;
+	void (*fn)(void *user, uint32_t id, uint32_t entry);
+	void *user;
+};
+
+static void settle_entry(void *user, uint32_t id)
+{
+	struct recount *recount = user;
+	struct ts_frames *frames = recount->frames;
+	uint32_t entry = ts_frames_load(frames, id);
+
+	if (!entry)
+		return;
+	if (!ts_frame_is_used(entry) || !ts_frame_refs(entry)) {
+		atomic_store(&frames->entries[id], 0);
+		return;
+	}
+	frames->used_map[id / 64] |= UINT64_C(1) << (id % 64);
+	atomic_fetch_add(&frames->nr_used, 1);
+	if (id >= atomic_load(&frames->id_end))
+		atomic_store(&frames->id_end, id + 1);
+	recount->fn(recount->user, id, entry);
+}
+
+void ts_frames_recount_end(struct ts_frames *frames,
+			   void (*fn)(void *user, uint32_t id, uint32_t entry), void *user)
+{
+	struct recount recount = { frames, fn, user };
+
+	each_entry(frames, settle_entry, &recount);
 }

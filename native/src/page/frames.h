@@ -23,10 +23,13 @@
 
 #include <tierstore/tierstore.h>
 
+#include "os/mapfile.h"
 #include "util/limits.h"
 
 struct ts_frames {
 	_Atomic uint32_t *entries;
+	const struct ts_mapfile *map; /* where the entries lie, if they outlive the process */
+	uint32_t id_reserved;        /* map: ids below have room in it; guarded by lock */
 	uint64_t *used_map;          /* one bit an id; guarded by lock */
 	uint32_t nr_ids;             /* ids are 1 .. nr_ids - 1; 0 is never used */
 	uint32_t hand;               /* where the next search starts; guarded by lock */
@@ -46,7 +49,12 @@ struct ts_frames {
 
 enum { TS_DEAD_RING_LEN = 1 << 16 };
 
-int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids);
+/* map: NULL, or a file of ts_frames_map_bytes() whose entries are taken over as they are. */
+int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids, const struct ts_mapfile *map);
+static inline size_t ts_frames_map_bytes(uint32_t nr_ids)
+{
+	return (size_t)nr_ids * sizeof(uint32_t);
+}
 void ts_frames_finish(struct ts_frames *frames);
 
 /* A new frame with one reference.  Its id, or TS_ELIMIT. */
@@ -90,6 +98,16 @@ static inline unsigned ts_frame_age(uint32_t entry, uint32_t tick)
 {
 	return (tick - ts_frame_birth(entry)) & 4095;
 }
+
+/* ---- Entries of a process that died (engine/state.c), before anybody else uses the table ---- */
+
+/* Forgets all references: those that the process held for a while went with it. */
+void ts_frames_recount_begin(struct ts_frames *frames);
+/* A page's word names the frame.  False: there is no such frame, or no such tier. */
+bool ts_frames_recount_page(struct ts_frames *frames, uint32_t id, unsigned nr_tiers);
+/* Frames that no word names are free.  Calls fn for the others. */
+void ts_frames_recount_end(struct ts_frames *frames,
+			   void (*fn)(void *user, uint32_t id, uint32_t entry), void *user);
 
 /* RAM that the table occupies, touched parts only. */
 uint64_t ts_frames_bytes(struct ts_frames *frames);

@@ -12,7 +12,10 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 {
 	atomic_store(&region->nr_pages, nr_pages);
 	region->nr_pages_max = nr_pages_max;
-	region->words = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_word));
+	bool has_words = region->words;
+
+	if (!has_words)
+		region->words = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_word));
 	region->heat = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_heat));
 	if (!region->words || !region->heat ||
 	    ts_kept_init(&region->kept, nr_pages_max, secret)) {
@@ -20,7 +23,7 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 		return -ENOMEM;
 	}
 	/* Those that may be added later say so then; untouched, their words cost nothing. */
-	for (uint32_t page = 0; page < nr_pages; page++)
+	for (uint32_t page = 0; !has_words && page < nr_pages; page++)
 		atomic_store_explicit(&region->words[page], ts_word_make(TS_ZERO, 0, 0),
 				      memory_order_relaxed);
 	return 0;
@@ -28,7 +31,11 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 
 void ts_region_pages_finish(struct ts_region *region)
 {
-	ts_sys_free_pages((void *)region->words, (size_t)region->nr_pages_max * sizeof(ts_word));
+	if (region->state.base)
+		ts_mapfile_close(&region->state);
+	else
+		ts_sys_free_pages((void *)region->words,
+				  (size_t)region->nr_pages_max * sizeof(ts_word));
 	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages_max * sizeof(ts_heat));
 	ts_kept_finish(&region->kept);
 	region->words = NULL;

@@ -17,11 +17,15 @@
  *   LEAVING   staging slot      -                             -
  *   AWAY      frame id          RELEASING: the evictor has    -
  *                               not finished giving back RAM
- *   COMING    frame, slot or    STAGED: payload is a slot     REMOVED: the guest gave the page up
- *             fill                                            meanwhile; install zeros
+ *   COMING    what it was       STAGED: payload is a slot     REMOVED: the guest gave the page up
+ *             (see below)                                     meanwhile; install zeros
  *   ZERO      fill index        RELEASING                     -
  *             (0: zeros)
  *   GONE      -                 -                             -
+ *
+ * COMING's payload says what the page is if its owner dies (engine/state.c): a frame id: AWAY in
+ * that frame, unless it has been installed; TS_COMING_FILL + a fill: ZERO with that fill, unless
+ * installed; 0, or a slot: the guest's memory holds it, or it is a hole.
  *
  *          claim                publish             fault                  install
  * RESIDENT ─────> LEAVING ────────────────> AWAY ───────────> COMING ───────────────> RESIDENT

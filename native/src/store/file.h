@@ -132,6 +132,7 @@ struct ts_file {
 	struct ts_mapfile state;    /* where both and the segments lie, if they are to outlive us */
 	_Atomic uint8_t *reserved;  /* state: a group of keys has room in it */
 	bool is_resumed;
+	uint32_t held_flags;        /* of a superblock, in this boot */
 	_Atomic uint32_t replacing; /* odd while a place and a size belong to different frames */
 
 	pthread_mutex_t lock;

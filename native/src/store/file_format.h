@@ -33,7 +33,10 @@ enum {
 enum {
 	TS_FILE_CLEAN = 1,   /* closed in order: every record that is not dead is current */
 	TS_FILE_CREATED = 2, /* the store itself made this file, and removes it when closed */
-	TS_FILE_HELD = 4,    /* the index lies in an engine's state folder: not to be discarded */
+	/* The index lies in an engine's state folder: not to be discarded, unless that ended with
+	 * another boot, which the upper bits tell. */
+	TS_FILE_HELD = 4,
+	TS_FILE_BOOT_SHIFT = 8,
 };
 
 struct ts_file_super {

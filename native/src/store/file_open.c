@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "os/sys.h"
 #include "store/file.h"
 #include "util/hook.h"
 
@@ -118,6 +119,16 @@ static int read_first_block(struct ts_file *file)
 	return ret ? ts_fail(ret, "read %s: %s", file->path, strerror(-ret)) : 0;
 }
 
+static int set_held_flags(struct ts_file *file)
+{
+	char boot[TS_BOOT_ID_BYTES];
+	int ret = ts_sys_boot_id(boot);
+
+	file->held_flags = TS_FILE_HELD |
+			   (uint32_t)XXH3_64bits(boot, sizeof(boot)) << TS_FILE_BOOT_SHIFT;
+	return ret;
+}
+
 static int recognise_resumed(struct ts_file *file, const struct ts_file_super *super)
 {
 	if (!(super->flags & TS_FILE_HELD) || !ts_file_state_is_of(file, super) ||
@@ -154,7 +165,8 @@ static int recognise(struct ts_file *file, const struct ts_file_options *options
 	}
 	if (file->is_resumed)
 		return recognise_resumed(file, &super);
-	if (super.flags & TS_FILE_HELD)
+	if ((super.flags & TS_FILE_HELD) &&
+	    super.flags >> TS_FILE_BOOT_SHIFT == file->held_flags >> TS_FILE_BOOT_SHIFT)
 		return ts_fail(TS_EWRONGFILE, "%s holds frames that belong to an engine's state "
 			       "folder; open it with that folder, or with init=1 to discard them",
 			       file->path);
@@ -191,7 +203,7 @@ static int format(struct ts_file *file)
 		return ts_fail(-errno, "ftruncate %s to %llu bytes: %m", file->path,
 			       (unsigned long long)file->capacity_bytes);
 	ret = ts_file_super_write(file, (file->is_created ? TS_FILE_CREATED : 0u) |
-				  (file->state.base ? TS_FILE_HELD : 0u));
+				  (file->state.base ? file->held_flags : 0u));
 	if (!ret && file->state.base)
 		ts_file_state_bind(file);
 	return ret ? ts_fail(ret, "write %s: %s", file->path, strerror(-ret)) : 0;
@@ -362,6 +374,8 @@ int ts_file_open(const struct ts_store_config *config, struct ts_store **store_o
 	/* Locked first: the map may be in use by whoever has the lock. */
 	ret = ts_file_medium_open(file, config, &options);
 	bool is_new = file->is_created;
+	if (!ret)
+		ret = set_held_flags(file);
 	if (!ret && config->state_path)
 		ret = ts_file_state_open(file, config);
 	if (!ret)

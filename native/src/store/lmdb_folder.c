@@ -20,15 +20,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "os/sys.h"
 #include "util/base.h"
 
 static const char marker_name[] = "tierstore-lmdb";
 static const char marker_magic[] = "tierstore-lmdb ";
 static const char marker_open[] = "tierstore-lmdb 1 open\n";
 static const char marker_kept[] = "tierstore-lmdb 1 kept\n";
-static const char marker_held[] = "tierstore-lmdb 1 held\n";
-static_assert(sizeof(marker_open) == sizeof(marker_kept) &&
-	      sizeof(marker_open) == sizeof(marker_held), "one replaces the other in place");
+static const char marker_held[] = "tierstore-lmdb 1 held ";  /* and the boot */
+static_assert(sizeof(marker_open) == sizeof(marker_kept), "one replaces the other in place");
 
 /* The only names that are ever removed. */
 static const char *const data_names[] = { "data.mdb", "lock.mdb" };
@@ -102,7 +102,7 @@ static int folder_look(int dir_fd, bool *is_empty, char foreign_out[64])
 /* What the marker says.  An empty one is what a crash right after its creation leaves. */
 static int marker_read(int fd, const char *path, bool *is_kept, bool *is_held)
 {
-	char text[64] = "";
+	char text[128] = "", boot[TS_BOOT_ID_BYTES];
 	unsigned version;
 	ssize_t len = pread(fd, text, sizeof(text) - 1, 0);
 
@@ -117,7 +117,11 @@ static int marker_read(int fd, const char *path, bool *is_kept, bool *is_held)
 		return ts_fail(TS_EVERSION, "%s holds an lmdb store of version %u, this library "
 			       "writes version 1; delete the folder or use another", path, version);
 	*is_kept = strcmp(text, marker_kept) == 0;
-	*is_held = strcmp(text, marker_held) == 0;
+	if (ts_sys_boot_id(boot) < 0)
+		return TS_ESTATE;
+	/* What was held in another boot is as good as gone: nobody has its index. */
+	*is_held = strncmp(text, marker_held, strlen(marker_held)) == 0 &&
+		   strncmp(text + strlen(marker_held), boot, strlen(boot)) == 0;
 	return 0;
 }
 
@@ -135,6 +139,15 @@ static int marker_write(const struct ts_lmdb_folder *folder, const char *text)
 	    fsync(folder->dir_fd) < 0)
 		return -errno;
 	return 0;
+}
+
+static int marker_hold(const struct ts_lmdb_folder *folder)
+{
+	char boot[TS_BOOT_ID_BYTES], text[128];
+	int result = ts_sys_boot_id(boot);
+
+	snprintf(text, sizeof(text), "%s%s\n", marker_held, boot);
+	return result < 0 ? result : marker_write(folder, text);
 }
 
 static int data_remove(int dir_fd)
@@ -205,9 +218,8 @@ static int folder_claim(struct ts_lmdb_folder *folder, const char *path, enum ts
 	}
 	if (result < 0)
 		return ts_fail(result, "unlink in %s: %s", path, strerror(-result));
-	/* An environment that is not there yet is made by whoever resumes it. */
 	if (mode == TS_LMDB_HOLD)
-		result = marker_write(folder, marker_held);
+		result = marker_hold(folder);
 	return result < 0 ? ts_fail(result, "write %s/%s: %s", path, marker_name,
 				    strerror(-result)) : 0;
 }

@@ -22,7 +22,11 @@ enum {
 
 	/* A page word has 27 bits for a frame id, a staging slot or a fill value (page/word.h). */
 	TS_PAYLOAD_BITS = 27,
-	TS_FRAME_ID_MAX = (1 << TS_PAYLOAD_BITS) - 1,
+	/* Distinct 8-byte fill patterns an engine remembers; pages with others are encoded. */
+	TS_FILL_MAX = 4096,
+	/* The last payloads are fills: a page that is COMING says by its word alone what it was. */
+	TS_COMING_FILL = (1 << TS_PAYLOAD_BITS) - TS_FILL_MAX,
+	TS_FRAME_ID_MAX = TS_COMING_FILL - 1,
 
 	/* Dictionaries an engine may hold at one time, old ones included while frames use them.
 	 * They are stored under keys above all frame ids, for the offline tools. */
@@ -57,8 +61,6 @@ enum {
 	/* Threads in ts_region_serve() that are served at one time; each has a reader of every
 	 * tier.  Further ones wait for these. */
 	TS_CALLER_CONTEXTS = 4,
-	/* Distinct 8-byte fill patterns an engine remembers; pages with others are encoded. */
-	TS_FILL_MAX = 4096,
 };
 
 static_assert(TS_FRAME_PAGES_MAX <= 64, "one bit a page in the frame header");
