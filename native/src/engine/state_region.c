@@ -201,8 +201,9 @@ static int check_claim(const struct ts_state_orphan *orphan, struct ts_state_cla
 		       const char *name)
 {
 	if (orphan->why[0])
-		return ts_fail(TS_ECORRUPT, "%s: what is left of it can't be trusted: %s.  "
-			       "Its guest can't go on; end it, and forget the region", name, orphan->why);
+		return ts_fail(TS_ECORRUPT, "%s: what is left of it can't be trusted: %s.  Its "
+			       "guest can't go on; end it, and forget the region", name,
+			       orphan->why);
 	if (memcmp(orphan->region.identity, claim->identity, sizeof(orphan->region.identity)))
 		return ts_fail(TS_ESTATE, "%s: evicted pages of another guest are kept under this "
 			       "name.  Use another name, or forget that one", name);

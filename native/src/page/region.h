@@ -142,8 +142,8 @@ int ts_region_backing(const struct ts_region *region, uint32_t page, uint64_t *o
 void ts_region_add_backing(struct ts_region *region, uint32_t first_page, uint32_t nr_pages, int fd,
 			   uint64_t offset);
 
-/* Words, heat, kept: allocates them for nr_pages_max; all pages start as ZERO.  Words that are there
- * already (in region->state) are taken as they are. */
+/* Words, heat, kept: allocates them for nr_pages_max; all pages start as ZERO.  Words that are
+ * there already (in region->state) are taken as they are. */
 int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t nr_pages_max,
 			 uint64_t secret);
 void ts_region_pages_finish(struct ts_region *region);
