@@ -62,6 +62,27 @@ def test_version_is_one(python: Path, root_dir: Path) -> None:
     assert run([python, "-c", code], cwd=python.parent).split() == [match.group(1)] * 2
 
 
+def test_run_finds_its_shim(python: Path, tmp_path: Path) -> None:
+    """The shim of the wheel is preloaded, and loads an engine with the wheel's libraries."""
+    config = tmp_path / "tiers.toml"
+    config.write_text(
+        '[engine]\ninterval = "50ms"\n[[tier]]\nname = "t"\nstore = "ram"\nsize = "8MiB"\n'
+    )
+    # Ends when it has been given an engine; without one the test's own time limit ends it.
+    code = (
+        "import mmap, pathlib, time\n"
+        "area = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
+        "area.write(bytes(8 << 20))\n"
+        "served = lambda: ' um' in pathlib.Path('/proc/self/smaps').read_text()\n"
+        "while not served(): time.sleep(0.05)\n"
+        "print('.'.join(sorted(pathlib.Path('/proc/self/maps').read_text().split())))\n"
+    )
+    words = ["run", "--config", config, "--region", "size>=8MiB", "--", python, "-c", code]
+    maps = run([python.parent / "tierstore", *words], cwd=tmp_path)
+    assert "libtierstore-agent.so" in maps
+    assert "tierstore.libs/liburing" in maps
+
+
 def test_demo_uses_the_carried_libraries(python: Path, tmp_path: Path) -> None:
     """The demonstration runs, and the dynamic linker took every library out of the wheel."""
     program = python.parent / "tierstore"
