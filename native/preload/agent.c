@@ -151,7 +151,14 @@ static int meet_controller(const struct tsp_host *host, char *why, unsigned why_
 		}
 		session.fds[i] = fd;
 	}
-	return fetch_config(why, why_len);
+	/* Not for ever: a fork may be waiting for us. */
+	struct timeval patience = { .tv_sec = ANSWER_TIMEOUT_S }, forever = { 0 };
+	(void)setsockopt(session.fds[TSP_CONTROL], SOL_SOCKET, SO_RCVTIMEO, &patience,
+			 sizeof(patience));
+	int rc = fetch_config(why, why_len);
+	(void)setsockopt(session.fds[TSP_CONTROL], SOL_SOCKET, SO_RCVTIMEO, &forever,
+			 sizeof(forever));
+	return rc;
 }
 
 /* ---- The engine ---------------------------------------------------------------------------- */
