@@ -77,6 +77,7 @@ struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch)
 			continue;
 		slot->is_busy = true;
 		slot->nr_tries = 0;
+		slot->is_decoded = false;
 		fetch->nr_busy++;
 		return slot;
 	}
@@ -163,17 +164,41 @@ int ts_fetch_wait(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 	return slot->get.status;
 }
 
-int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot, uint32_t region_id,
-		    uint32_t page, struct ts_frame_head *head_out)
+/* The order: an id is freed, counted, and only then made to name another frame.  The caller has
+ * seen a page's word with the name, so it sees the count as well, if it is another frame's. */
+bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
+{
+	uint64_t nr_freed = atomic_load_explicit(&fetch->engine->frames.nr_freed,
+						 memory_order_acquire);
+
+	slot->is_decoded = slot->frame == fetch->raw_frame && fetch->raw_nr_freed == nr_freed;
+	slot->get.status = 0;
+	return slot->is_decoded;
+}
+
+static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 {
 	ts_mono_ns start_ns = ts_now_ns();
 	const uint8_t *frame = (const uint8_t *)slot->get.buf + slot->get.off_bytes;
-	int rc = ts_decode(fetch->decoder, frame, slot->get.len_bytes, head_out, fetch->raw,
-			   fetch->engine->frame_raw_max);
 
+	/* Counted first: the frame is alive now, for the page that we bring back names it. */
+	fetch->raw_nr_freed = atomic_load_explicit(&fetch->engine->frames.nr_freed,
+						   memory_order_acquire);
+	fetch->raw_frame = 0;
+	int rc = ts_decode(fetch->decoder, frame, slot->get.len_bytes, &fetch->raw_head, fetch->raw,
+			   fetch->engine->frame_raw_max);
 	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], ts_now_ns() - start_ns);
-	if (rc < 0)
+	if (rc >= 0)
+		fetch->raw_frame = slot->frame;
+	return rc;
+}
+
+int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot, uint32_t region_id,
+		    uint32_t page, struct ts_frame_head *head_out)
+{
+	if (!slot->is_decoded && decode(fetch, slot) < 0)
 		return TS_ECORRUPT;
+	*head_out = fetch->raw_head;
 	uint32_t bit = page - head_out->base_page;
 	if (head_out->region != region_id || page < head_out->base_page ||
 	    bit >= TS_FRAME_PAGES_MAX || !(head_out->page_bits >> bit & 1))

@@ -16,6 +16,7 @@ struct ts_fetch_slot {
 	uint32_t frame;
 	uint8_t tier, nr_tries;
 	bool is_busy;
+	bool is_decoded;              /* it is the frame in raw */
 	struct ts_shard *shard;
 	uint32_t page;
 	uint32_t flags;
@@ -33,6 +34,10 @@ struct ts_fetch {
 	uint8_t *arena;               /* depth buffers, then the decoded pages */
 	size_t buf_bytes, arena_bytes;
 	uint8_t *raw;                 /* the last decoded frame */
+	/* Which that is; 0: none.  Its id names it as long as no id has been freed since. */
+	uint32_t raw_frame;
+	uint64_t raw_nr_freed;
+	struct ts_frame_head raw_head;
 };
 
 int ts_fetch_init(struct ts_fetch *fetch, struct ts_engine *engine, unsigned depth);
@@ -56,6 +61,10 @@ int ts_fetch_poll_fd(struct ts_fetch *fetch, unsigned tier);
 
 /* Starts and waits: for threads that have nothing else to do.  Returns slot->get.status. */
 int ts_fetch_wait(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
+
+/* Is slot->frame, which can't go away now, the frame that was decoded last?  Then it needs no read,
+ * and ts_fetch_decode() none either. */
+bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 
 /* Decodes what the slot has read into fetch->raw and checks that it is what the page's word
  * promised: the region's, and containing the page.  Returns the page's index in raw, or

@@ -168,33 +168,3 @@ bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame)
 
 	return age_ticks * engine->tick_ms < REFAULT_MS;
 }
-
-/* Neighbours are worth having when the guest walks: this fault is next to, or in, one of the last
- * few 64 KiB ranges that were asked for.  A lone fault gets its page alone. */
-static bool is_walk(struct ts_shard *shard, uint32_t range)
-{
-	bool is_near = false;
-
-	for (unsigned i = 0; i < TS_ARRAY_LEN(shard->recent_ranges); i++) {
-		uint32_t recent = atomic_load_explicit(&shard->recent_ranges[i],
-						       memory_order_relaxed);
-		is_near |= recent == range + 1 || recent == range || recent == range + 2;
-		if (recent == range + 1)
-			return is_near;
-	}
-	uint32_t hand = atomic_fetch_add_explicit(&shard->recent_hand, 1, memory_order_relaxed);
-	atomic_store_explicit(&shard->recent_ranges[hand % TS_ARRAY_LEN(shard->recent_ranges)],
-			      range + 1, memory_order_relaxed);
-	return is_near;
-}
-
-bool ts_install_wants_rest(struct ts_region *region, struct ts_shard *shard, uint32_t page,
-			   bool is_whole)
-{
-	/* Stored plus one, so that a zeroed slot names no range. */
-	bool is_near = is_walk(shard, page >> 4);
-
-	if (is_whole || region->restore == TS_RESTORE_RANGE)
-		return true;
-	return region->restore == TS_RESTORE_AUTO && is_near;
-}

@@ -42,9 +42,11 @@ void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint
 /* Was the page evicted so recently that it should not have been? */
 bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame);
 
-/* Does the region's rule, and the faults of late, ask for the whole frame?  Notes this fault. */
-bool ts_install_wants_rest(struct ts_region *region, struct ts_shard *shard, uint32_t page,
-			   bool is_whole);
+/* Installs the page and those that follow it in the slot's frame (decoded in fetch->raw) and are
+ * still AWAY there, in one call.  What came of the first one. */
+struct ts_uffd_result ts_install_run(struct ts_engine *engine, struct ts_fetch *fetch,
+				     const struct ts_fetch_slot *slot,
+				     const struct ts_frame_head *head);
 /* Installs those pages of the slot's frame (decoded in fetch->raw) that are still AWAY in it. */
 void ts_install_rest(struct ts_engine *engine, struct ts_fetch *fetch,
 		     const struct ts_fetch_slot *slot, const struct ts_frame_head *head);

@@ -34,12 +34,11 @@ static uint64_t copy_run(struct ts_shard *shard, const struct run *run)
 	return result.done_bytes >> TS_PAGE_SHIFT;
 }
 
-static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32_t frame,
-			unsigned tier, const struct run *run)
+/* The first nr_done pages are there. */
+static void settle_run(struct ts_engine *engine, struct ts_shard *shard, uint32_t frame,
+		       unsigned tier, const struct run *run, uint64_t nr_done, uint32_t nr_ignored)
 {
 	struct ts_region *region = shard->region;
-	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
-	uint64_t nr_done = copy_run(shard, run);
 
 	for (unsigned n = 0; n < run->nr_pages; n++) {
 		uint32_t page = run->page + n;
@@ -58,12 +57,45 @@ static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32
 	ts_bump(&region->counters.nr_restored, nr_done);
 }
 
+static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32_t frame,
+			unsigned tier, const struct run *run)
+{
+	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
+
+	settle_run(engine, shard, frame, tier, run, copy_run(shard, run), nr_ignored);
+}
+
 static bool claim(struct ts_region *region, uint32_t page, uint32_t frame)
 {
 	ts_word word = ts_word_make(TS_AWAY, 0, frame);
 
 	return page < region->nr_pages &&
 	       ts_word_swap(&region->words[page], &word, ts_word_make(TS_COMING, 0, frame));
+}
+
+/* One call costs less than two, and wakes the guest once: it is about to ask for what follows. */
+struct ts_uffd_result ts_install_run(struct ts_engine *engine, struct ts_fetch *fetch,
+				     const struct ts_fetch_slot *slot,
+				     const struct ts_frame_head *head)
+{
+	struct ts_shard *shard = slot->shard;
+	unsigned first = slot->page - head->base_page;
+	uint64_t before = head->page_bits & ((UINT64_C(1) << first) - 1);
+	const uint8_t *contents = fetch->raw +
+				  ((size_t)__builtin_popcountll(before) << TS_PAGE_SHIFT);
+	struct run run = { slot->page, 1, contents };
+	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
+
+	while (first + run.nr_pages < TS_FRAME_PAGES_MAX &&
+	       (head->page_bits >> (first + run.nr_pages) & 1) &&
+	       claim(shard->region, slot->page + run.nr_pages, slot->frame))
+		run.nr_pages++;
+	uint64_t nr_done = run.nr_pages > 1 ? copy_run(shard, &run) : 0;
+	struct run others = { slot->page + 1, run.nr_pages - 1, contents + TS_PAGE_BYTES };
+	settle_run(engine, shard, slot->frame, slot->tier, &others, nr_done ? nr_done - 1 : 0,
+		   nr_ignored);
+	return nr_done ? (struct ts_uffd_result){ .outcome = TS_UFFD_DONE } :
+	       ts_install_copy(shard, slot->page, contents);
 }
 
 void ts_install_rest(struct ts_engine *engine, struct ts_fetch *fetch,

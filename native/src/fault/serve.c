@@ -19,6 +19,8 @@
 
 #include "fault/install.h"
 #include "fault/minor.h"
+#include "fault/server.h"
+#include "fault/walk.h"
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "util/hist.h"
@@ -27,6 +29,8 @@
 int ts_serve_init(struct ts_serve_ctx *ctx, struct ts_engine *engine, unsigned depth)
 {
 	*ctx = (struct ts_serve_ctx){ .engine = engine };
+	if (engine->faults)
+		ctx->ahead = ts_fault_server_ahead(engine->faults);
 	TS_ASSERT(depth <= TS_FAULT_DEPTH_MAX);
 	int rc = ts_fetch_init(&ctx->fetch, engine, depth);
 	if (rc)
@@ -325,15 +329,17 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	const uint8_t *contents = ctx->fetch.raw + ((size_t)idx << TS_PAGE_SHIFT);
 	uint32_t nr_ignored = atomic_load(&slot->shard->nr_ignored);
 	ts_mono_ns install_ns = ts_now_ns();
-	struct ts_uffd_result result = ts_install_copy(slot->shard, slot->page, contents);
+	bool is_whole = slot->flags & TS_SERVE_WHOLE;
+	struct ts_uffd_result result =
+		is_whole ? ts_install_run(ctx->engine, &ctx->fetch, slot, &head) :
+			   ts_install_copy(slot->shard, slot->page, contents);
 	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_INSTALL], ts_now_ns() - install_ns);
 	TS_PHASE(TS_PHASE_INSTALLED);
 	switch (result.outcome) {
 	case TS_UFFD_DONE:
 		note_served(ctx, slot->shard, slot->flags, slot->start_ns);
 		note_returned(ctx, slot, contents);
-		if (ts_install_wants_rest(region, slot->shard, slot->page,
-					  slot->flags & TS_SERVE_WHOLE))
+		if (is_whole)
 			ts_install_rest(ctx->engine, &ctx->fetch, slot, &head);
 		break;
 	case TS_UFFD_PRESENT:
@@ -366,6 +372,18 @@ static bool is_crowded(const struct ts_fetch *fetch, unsigned tier)
 	       fetch->nr_busy_tier[tier] >= fetch->depth - fetch->depth / 4;
 }
 
+/* The restore rule.  Neighbours are worth having when the guest walks; a lone fault gets its page
+ * alone. */
+static void note_walk(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
+{
+	enum ts_restore restore = slot->shard->region->restore;
+
+	if ((slot->flags & TS_SERVE_PREFETCH) || restore == TS_RESTORE_PAGE)
+		return;
+	if (ts_walk_note(ctx, slot->shard, slot->page, slot->tier) || restore == TS_RESTORE_RANGE)
+		slot->flags |= TS_SERVE_WHOLE;
+}
+
 static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shard *shard,
 					uint32_t page, uint32_t flags, ts_mono_ns start_ns,
 					ts_word word)
@@ -394,7 +412,8 @@ static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shar
 	slot->start_ns = start_ns;
 	slot->frame = frame;
 	slot->tier = (uint8_t)ts_frame_tier(ts_frames_load(&ctx->engine->frames, frame));
-	if (ts_fetch_start(&ctx->fetch, slot) > 0)
+	note_walk(ctx, slot);
+	if (!ts_fetch_is_decoded(&ctx->fetch, slot) && ts_fetch_start(&ctx->fetch, slot) > 0)
 		return TS_SERVE_PENDING;
 	finish_read(ctx, slot);
 	return TS_SERVED;

@@ -25,9 +25,12 @@ enum ts_serve_outcome {
 	TS_SERVE_IGNORED, /* whoever owns the page will wake the waiter */
 };
 
+struct ts_ahead;
+
 struct ts_serve_ctx {
 	struct ts_fetch fetch;
 	struct ts_engine *engine;
+	struct ts_ahead *ahead; /* who could fetch ahead of a walk; NULL: nobody */
 	uint8_t *page_buf;   /* for filled pages */
 	/* Reads that ended with "later": the caller asks for these pages again. */
 	struct ts_later {

@@ -23,14 +23,14 @@
 
 #include "fault/forget.h"
 #include "fault/install.h"
+#include "fault/place.h"
 #include "fault/serve.h"
+#include "fault/walk.h"
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "util/thread.h"
 
 enum {
-	/* More than this on one userfaultfd only wake each other up. */
-	AUTO_THREADS_MAX = 4,
 	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
 	/* A message that was there less than this after the last round's end was waiting for us. */
 	BUSY_GAP_NS = 900,
@@ -75,6 +75,7 @@ struct ts_fault_server {
 	/* The threads below this index wait for faults; the others are parked.  See adapt(). */
 	_Atomic unsigned nr_active;
 	_Atomic(struct ts_region *) leaving;
+	struct ts_ahead ahead;
 	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has
 	 * changed. */
 	pthread_mutex_t list_lock;
@@ -289,22 +290,14 @@ static void note_leaving(struct fault_thread *thread)
 		atomic_store(&thread->released, leaving);
 }
 
-static void pin(const struct fault_thread *thread)
-{
-	cpu_set_t set;
-
-	if (thread->cpu < 0)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)thread->cpu, &set);
-	/* A CPU that is not ours any more: the scheduler's choice is right, too, only slower. */
-	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-}
-
 static void round_of_work(struct fault_thread *thread)
 {
+	struct ts_ahead_place *ahead = &thread->server->ahead.places[thread->index];
+
 	refresh_list(thread);
+	atomic_store_explicit(&ahead->is_idle, !thread->nr_pending, memory_order_relaxed);
 	int nr_events = wait_events(thread);
+	atomic_store_explicit(&ahead->is_idle, false, memory_order_relaxed);
 	if (nr_events > 0 && thread->polls[0].revents) {
 		uint64_t ignored;
 		(void)!read(thread->kick_fd, &ignored, sizeof(ignored));
@@ -314,6 +307,7 @@ static void round_of_work(struct fault_thread *thread)
 			thread->polls[thread->nr_fixed + i].revents = 0;
 			read_shard(thread, thread->shards[i]);
 		}
+	ts_ahead_serve(ahead, &thread->serve);
 	if (thread->serve.fetch.nr_busy)
 		ts_serve_reap(&thread->serve, 0);
 	if (thread->nr_pending || thread->serve.nr_later)
@@ -327,7 +321,7 @@ static void *run(void *arg)
 {
 	struct fault_thread *thread = arg;
 
-	pin(thread);
+	ts_place_pin(thread->cpu);
 	while (!atomic_load_explicit(&thread->server->is_stopping, memory_order_relaxed))
 		round_of_work(thread);
 	/* Reads that are under way end before their buffers go. */
@@ -352,6 +346,8 @@ static int prepare_thread(struct fault_thread *thread)
 	int rc = ts_serve_init(&thread->serve, engine, TS_FAULT_DEPTH_MAX);
 	if (rc)
 		return rc;
+	thread->serve.ahead = &thread->server->ahead;
+	thread->server->ahead.places[thread->index].kick_fd = thread->kick_fd;
 	thread->polls[thread->nr_fixed++] = (struct pollfd){ thread->kick_fd, POLLIN, 0 };
 	for (unsigned t = 0; t < engine->nr_tiers; t++) {
 		int fd = ts_fetch_poll_fd(&thread->serve.fetch, t);
@@ -374,30 +370,10 @@ static int start_thread(struct fault_thread *thread, unsigned index)
 	return rc;
 }
 
-/* Fills cpus[] with where the threads shall run; returns how many there shall be. */
-static unsigned place(const struct ts_engine_options *options, int *cpus)
-{
-	unsigned nr_cpus = 0, nr_threads = options->nr_fault_threads;
-	cpu_set_t ours;
-
-	for (int cpu = 0; cpu < 64 && options->placement == TS_PLACEMENT_FIXED; cpu++)
-		if (options->fault_cpus >> cpu & 1 && nr_cpus < TS_FAULT_THREAD_MAX)
-			cpus[nr_cpus++] = cpu;
-	if (!nr_threads && nr_cpus)
-		nr_threads = nr_cpus;
-	if (!nr_threads && !sched_getaffinity(0, sizeof(ours), &ours))
-		nr_threads = TS_MIN((unsigned)CPU_COUNT(&ours), (unsigned)AUTO_THREADS_MAX);
-	nr_threads = TS_MAX(nr_threads, 1);
-	nr_threads = TS_MIN(nr_threads, (unsigned)TS_FAULT_THREAD_MAX);
-	for (unsigned i = nr_cpus; i < nr_threads; i++)
-		cpus[i] = nr_cpus ? cpus[i % nr_cpus] : -1;
-	return nr_threads;
-}
-
 int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **server_out)
 {
 	int cpus[TS_FAULT_THREAD_MAX];
-	unsigned nr_threads = place(&engine->options, cpus);
+	unsigned nr_threads = ts_place_threads(&engine->options, cpus);
 	struct ts_fault_server *server = calloc(1, sizeof(*server) +
 						nr_threads * sizeof(server->threads[0]));
 
@@ -417,8 +393,15 @@ int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **se
 			return rc;
 		}
 	}
+	/* From here on, for before it a place might be without its thread. */
+	server->ahead.nr_threads = nr_threads;
 	*server_out = server;
 	return 0;
+}
+
+struct ts_ahead *ts_fault_server_ahead(struct ts_fault_server *server)
+{
+	return &server->ahead;
 }
 
 static void finish_thread(struct fault_thread *thread)

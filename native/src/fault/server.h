@@ -14,6 +14,9 @@ int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **se
 /* No region is served any more.  NULL is accepted. */
 void ts_fault_server_destroy(struct ts_fault_server *server);
 
+/* Where its threads can be asked to fetch ahead of a walk (fault/walk.h). */
+struct ts_ahead *ts_fault_server_ahead(struct ts_fault_server *server);
+
 /* Begins to serve the region: its shards are registered, its words are set. */
 int ts_fault_server_add(struct ts_fault_server *server, struct ts_region *region);
 /* Stops, and returns when no fault thread holds anything of the region.  Its ranges are

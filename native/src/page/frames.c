@@ -102,6 +102,8 @@ void ts_frames_free(struct ts_frames *frames, uint32_t id)
 	TS_SCOPED_LOCK(&frames->lock);
 	uint32_t entry = ts_frames_load(frames, id);
 	TS_ASSERT(ts_frame_is_used(entry) && ts_frame_refs(entry) == 0);
+	/* Before the id can be had again. */
+	atomic_fetch_add_explicit(&frames->nr_freed, 1, memory_order_release);
 	atomic_store_explicit(&frames->entries[id], 0, memory_order_release);
 	frames->used_map[id / 64] &= ~(UINT64_C(1) << (id % 64));
 	if (id < frames->hand)

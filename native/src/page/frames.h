@@ -35,6 +35,8 @@ struct ts_frames {
 	uint32_t hand;               /* where the next search starts; guarded by lock */
 	_Atomic uint32_t id_end; /* no id >= this was ever used: the keeper's sweeps stop there */
 	_Atomic uint32_t nr_used;
+	/* Ids that were freed, ever: while it stands still an id names the frame that it named. */
+	_Atomic uint64_t nr_freed;
 	/* By tier: pages whose words name one of its frames, KEPT aside. */
 	_Atomic uint64_t nr_pages[TS_TIER_MAX];
 	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */

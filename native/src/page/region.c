@@ -16,7 +16,8 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 
 	if (!has_words)
 		region->words = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_word));
-	region->heat = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_heat));
+	/* Not in huge pages: it is given up by the page (ts_region_drop_heat()). */
+	region->heat = ts_sys_alloc_pages((size_t)nr_pages_max * sizeof(ts_heat));
 	if (!region->words || !region->heat ||
 	    ts_kept_init(&region->kept, nr_pages_max, secret)) {
 		ts_region_pages_finish(region);
@@ -81,7 +82,8 @@ uint64_t ts_region_pages_bytes(const struct ts_region *region)
 	       ts_kept_bytes(&region->kept);
 }
 
-/* Racy on purpose, like all that is done with ages: a page that comes back between look and drop
+/* Not if a page of them has come back before: that decides where it goes next time.  Racy on
+ * purpose, like all that is done with ages: a page that comes back between look and drop
  * may lose its guard. */
 void ts_region_drop_heat(struct ts_region *region, uint32_t first_page, uint32_t nr_pages)
 {
@@ -92,7 +94,8 @@ void ts_region_drop_heat(struct ts_region *region, uint32_t first_page, uint32_t
 		uint32_t group_end = TS_MIN(page + GROUP, nr_all), at = page;
 		while (at < group_end) {
 			enum ts_state state = ts_word_state(ts_word_load(&region->words[at]));
-			if (state != TS_AWAY && state != TS_ZERO && state != TS_GONE)
+			if ((state != TS_AWAY && state != TS_ZERO && state != TS_GONE) ||
+			    ts_heat_refaults(ts_heat_load(&region->heat[at])))
 				break;
 			at++;
 		}

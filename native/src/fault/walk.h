@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * walk.h — does the guest walk through its memory?  Then its next pages come before it asks.
+ *
+ * A walk is seen by its faults: each lies in, or next to, one of the last few 64 KiB ranges that
+ * were asked for or brought along.  Who answers such a fault restores the whole frame
+ * (fault/rest.c), and asks a fault thread that has nothing to do to bring back the next one
+ * meanwhile.  At most TS_WALK_AHEAD_PAGES, or one frame, are brought back in vain when the walk
+ * ends there.
+ */
+#ifndef TS_FAULT_WALK_H
+#define TS_FAULT_WALK_H
+
+#include "fault/serve.h"
+
+#define TS_WALK_AHEAD_PAGES 16u
+
+/* Is this fault, for a page whose frame lies in this tier, one of a walk?  Notes it, and has what
+ * comes after the frame's range fetched.  Async-signal-safe. */
+bool ts_walk_note(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page, unsigned tier);
+
+/* Where fault threads are asked to fetch ahead. */
+struct ts_ahead {
+	unsigned nr_threads;
+	struct ts_ahead_place {
+		atomic_bool is_idle;      /* the thread waits for something to do */
+		/* The region's id, above the first page; 0: nothing. */
+		_Atomic uint64_t wanted;
+		int kick_fd;
+	} places[TS_FAULT_THREAD_MAX];
+};
+
+/* Does what was asked of this place. */
+void ts_ahead_serve(struct ts_ahead_place *place, struct ts_serve_ctx *ctx);
+
+#endif

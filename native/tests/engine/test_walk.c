@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_walk.c — a guest that walks gets its next pages before it asks (fault/walk.h), and a frame
+ * that was decoded for one page is not decoded again for its neighbour, nor taken for another. */
+#include <time.h>
+
+#include "guest.h"
+
+enum { PAGES = 1024, WAIT_MS = 10000 };
+
+static void open_with(struct guest *guest, bool is_memfd, const char *store, uint32_t range_bytes,
+		      struct ts_region_options options)
+{
+	guest_map(guest, PAGES, is_memfd);
+	guest_open(guest);
+	CHECK_EQ(guest_add_tier(guest, "tier", store,
+				strcmp(store, "ram") ? guest_path(guest, "tier") : NULL, 64 << 20,
+				TS_CODEC_LZ4, range_bytes, NULL), 0);
+	CHECK_EQ(ts_engine_start(guest->engine), 0);
+	guest_attach(guest, options);
+}
+
+static void evict_all(struct guest *guest)
+{
+	guest_evict(guest, PAGES * GUEST_PAGE, 0, true);
+}
+
+/* Fewer faults than frames: some frames came before they were asked for.  Every page is right. */
+static void walk(bool is_memfd, const char *store, uint32_t range_bytes,
+		 struct ts_region_options options)
+{
+	struct guest guest = { .nr_fault_threads = 3 };
+	uint64_t nr_prefetched = 0;
+
+	open_with(&guest, is_memfd, store, range_bytes, options);
+	/* The threads that could be asked may not have come to their waiting yet. */
+	for (unsigned round = 0; !nr_prefetched && round < 100; round++) {
+		evict_all(&guest);
+		guest_check_all(&guest);
+		nr_prefetched = guest_stats(&guest)->nr_prefetched;
+	}
+	CHECK(nr_prefetched > 0);
+	guest_close(&guest);
+}
+
+static void a_walk_is_fetched_ahead(void)
+{
+	walk(false, "ram", 4096, (struct ts_region_options){ 0 });
+	walk(false, "ram", 65536, (struct ts_region_options){ 0 });
+	walk(true, "ram", 262144, (struct ts_region_options){ .restore = TS_RESTORE_RANGE });
+}
+
+static void from_a_file_too(void)
+{
+	walk(false, "file", 4096, (struct ts_region_options){ 0 });
+	walk(true, "file", 65536, (struct ts_region_options){ .nr_shards = 2 });
+}
+
+static void for_threads_that_answer_themselves(void)
+{
+	walk(false, "ram", 65536, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD });
+}
+
+static void not_if_single_pages_are_wanted(void)
+{
+	struct guest guest = { .nr_fault_threads = 3 };
+
+	open_with(&guest, false, "ram", 65536,
+		  (struct ts_region_options){ .restore = TS_RESTORE_PAGE });
+	evict_all(&guest);
+	guest_check_all(&guest);
+	struct ts_stats *stats = guest_stats(&guest);
+	CHECK_EQ(stats->nr_prefetched + stats->nr_restored, 0);
+	guest_close(&guest);
+}
+
+/* Walks by several threads while all is evicted again and again, and regions come and go. */
+static void *walker(void *arg)
+{
+	struct guest *guest = arg;
+
+	while (!atomic_load(&guest->is_stopping))
+		guest_check_all(guest);
+	return NULL;
+}
+
+static void walks_against_eviction_and_detach(void)
+{
+	struct guest guest = { .nr_fault_threads = 3 };
+	pthread_t threads[2];
+
+	open_with(&guest, false, "ram", 65536, (struct ts_region_options){ 0 });
+	for (unsigned i = 0; i < 2; i++)
+		CHECK_EQ(pthread_create(&threads[i], NULL, walker, &guest), 0);
+	for (unsigned round = 0; round < 60; round++) {
+		evict_all(&guest);
+		if (round % 4 < 3)
+			continue;
+		CHECK_EQ(ts_region_detach(guest.region), 0);
+		guest_attach(&guest, (struct ts_region_options){ 0 });
+	}
+	atomic_store(&guest.is_stopping, true);
+	for (unsigned i = 0; i < 2; i++)
+		pthread_join(threads[i], NULL);
+	guest_close(&guest);
+}
+
+static void wait_until_no_frames(struct guest *guest)
+{
+	struct timespec pause = { .tv_nsec = 2000000 };
+
+	for (unsigned n = 0; guest_stats(guest)->tiers[0].nr_frames; n++) {
+		CHECK(n < WAIT_MS / 2);
+		nanosleep(&pause, NULL);
+	}
+}
+
+/* One fault thread decodes a frame for its first page.  Then the frame goes, its pages change, and
+ * leave again under the same id: what was decoded is outdated. */
+static void what_was_decoded_is_not_served_for_another_frame(void)
+{
+	struct guest guest = { .nr_fault_threads = 1 };
+
+	open_with(&guest, false, "ram", 262144, (struct ts_region_options){ 0 });
+	for (uint32_t version = 1; version < 20; version++) {
+		evict_all(&guest);
+		CHECK(guest_is_right(&guest, 0, version - 1));
+		CHECK_EQ(ts_region_prefetch(guest.region, 0, PAGES * GUEST_PAGE), 0);
+		for (uint64_t page = 0; page < PAGES; page++) {
+			guest_fill(&guest, page, version);
+			atomic_store(&guest.versions[page], version);
+		}
+		/* Kept copies go when their pages leave. */
+		evict_all(&guest);
+		CHECK(guest_is_right(&guest, 0, version));
+		guest_check_all(&guest);
+		CHECK_EQ(ts_region_detach(guest.region), 0);
+		guest_attach(&guest, (struct ts_region_options){ 0 });
+		wait_until_no_frames(&guest);
+	}
+	guest_close(&guest);
+}
+
+CHECK_MAIN({ "a_walk_is_fetched_ahead", a_walk_is_fetched_ahead },
+	   { "from_a_file_too", from_a_file_too },
+	   { "for_threads_that_answer_themselves", for_threads_that_answer_themselves },
+	   { "not_if_single_pages_are_wanted", not_if_single_pages_are_wanted },
+	   { "walks_against_eviction_and_detach", walks_against_eviction_and_detach },
+	   { "what_was_decoded_is_not_served_for_another_frame",
+	     what_was_decoded_is_not_served_for_another_frame })
