@@ -52,7 +52,7 @@ static const char *check_skipped; /* why, if the running test skipped */
 /* How often to do what is done many times: less on an emulated machine (./dev kernel). */
 static inline unsigned check_rounds(unsigned nr_rounds)
 {
-	return getenv("TIERSTORE_IN_VM") ? nr_rounds / 16 + 1 : nr_rounds;
+	return getenv("TIERSTORE_IN_VM") ? nr_rounds / 16 : nr_rounds;
 }
 
 static inline int check_run(int argc, char **argv, const struct check_test *tests, size_t nr_tests)

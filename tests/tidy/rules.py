@@ -171,6 +171,18 @@ def includes(path: PurePosixPath, text: str) -> Iterator[str]:
             yield f"{path}:{number}: {part} must not include {target}"
 
 
+def kernel_headers(path: PurePosixPath, text: str) -> Iterator[str]:
+    """What the kernel offers is found out at run time; os/uapi.h alone knows what headers lack."""
+    is_ours = path.parts[:2] in {("native", "src"), ("native", "tests")}
+    if not is_c(path) or not is_ours or path == PurePosixPath("native/src/os/uapi.h"):
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        if re.match(r"\s*#\s*include\s+<linux/userfaultfd\.h>", line):
+            yield f'{path}:{number}: include "os/uapi.h" instead'
+        elif re.match(r"\s*#\s*(?:el)?if.*\b(?:UFFD|PAGE_IS_|PAGEMAP_SCAN|PM_SCAN|MADV_)", line):
+            yield f"{path}:{number}: a kernel's ability chosen when compiling; see os/uapi.h"
+
+
 def foreign_paths(path: PurePosixPath, text: str) -> Iterator[str]:
     """No path of somebody's machine."""
     for number, line in enumerate(text.splitlines(), 1):
@@ -193,6 +205,7 @@ RULES: list[Rule] = [
     file_length,
     foreign_paths,
     includes,
+    kernel_headers,
     leftovers,
     licence,
     reserved_names,

@@ -54,6 +54,8 @@ def body(lines: int) -> str:
         (rules.reserved_names, C, "static int _a(void)\n", "\t_exit(1);\n"),
         (rules.includes, C, '#include "evict/evict.h"\n', '#include "page/word.h"\n'),
         (rules.includes, C, '#include "codec/codec.h"\n', '#include "store/wrap.h"\n'),
+        (rules.kernel_headers, C, "#include <linux/userfaultfd.h>\n", '#include "os/uapi.h"\n'),
+        (rules.kernel_headers, C, "#ifdef UFFDIO_MOVE\n", "\tif (probe.has_move)\n"),
         (rules.includes, C, '#include "wrap.h"\n', "#include <string.h>\n"),
         (
             rules.includes,

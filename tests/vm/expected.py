@@ -38,7 +38,7 @@ class Rung:
     """Reason (a part of it): programs, or program.test."""
 
 
-RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp_")]
+RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp")]
 RWP_TESTS = [
     "test_pitfalls.unprotected_is_touched",
     "test_rwp.cold_is_the_complement",
@@ -68,7 +68,7 @@ LADDER = {
         {"anon": None, "memfd": None},
         needed="6.",
         skips={
-            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if t.startswith("test_rwp."))],
+            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if t.startswith("test_rwp"))],
             "Linux 6.13": ["test_madvise_remote"],
             "MOVE, Linux 6.8": ["test_journey", "test_pitfalls", "test_thp"],
             "MOVE: Linux 6.8": [

@@ -21,7 +21,7 @@ BUILD = Path("build-dev/native/tests")
 JUNIT = Path("/results/junit.xml")
 SKIPPED = 77
 # One that hangs must leave the others their time, and the report a way home.
-PROGRAM_S = 150
+PROGRAM_S = 400
 
 DEMO = ["tierstore", "demo", "--seconds", "5", "--size", "32MiB", "--json", "--memory"]
 COMMANDS = {

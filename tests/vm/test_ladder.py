@@ -22,7 +22,7 @@ import pytest
 
 from tests.vm.expected import LADDER, PROGRAMS, SETTINGS, Rung, facts
 
-RUNG_S = 900
+RUNG_S = 1800
 HANG_S = 3
 HOST = 3
 ROUNDS = 3

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/ioctl.h>

@@ -183,6 +183,9 @@ struct pm_scan_arg {
 #ifndef MADV_COLLAPSE /* since 6.1 */
 #define MADV_COLLAPSE 25
 #endif
+#ifndef MADV_GUARD_INSTALL /* since 6.13 */
+#define MADV_GUARD_INSTALL 102
+#endif
 
 static_assert(UFFDIO_MOVE == 0xC028AA05, "encoding of UFFDIO_MOVE");
 static_assert(UFFDIO_POISON == 0xC020AA08, "encoding of UFFDIO_POISON");

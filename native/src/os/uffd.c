@@ -8,10 +8,6 @@
 #include "os/sys.h"
 #include "util/base.h"
 
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
-#endif
-
 static int open_raw(void)
 {
 	if (TS_INJECT(TS_SITE_OPEN))

@@ -6,13 +6,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "os/uapi.h"
 #include "util/base.h"
 #include "util/hook.h"
 #include "util/limits.h"
-
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
 
 enum {
 	SMALL_STEP = 8,          /* classes up to SMALL_MAX are this far apart */

@@ -7,7 +7,6 @@
 #ifndef TS_TESTS_WAY_BARE_H
 #define TS_TESTS_WAY_BARE_H
 
-#include <linux/userfaultfd.h>
 #include <lz4.h>
 #include <poll.h>
 #include <pthread.h>
@@ -16,6 +15,7 @@
 #include <sys/syscall.h>
 #include <zstd.h>
 
+#include "os/uapi.h"
 #include "way.h"
 
 enum { BARE_THREADS_MAX = 16, BARE_RANGE_MAX = 256 << 10, BARE_CHUNK = 512 << 10 };

@@ -8,13 +8,13 @@
  * Prints, for each memory and serving mode, p50 and p99 of a first touch in microseconds, and the
  * ratio of the medians to the bare one. */
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <lz4.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 
+#include "os/uapi.h"
 #include "../guest.h"
 
 static uint64_t now_ns(void)

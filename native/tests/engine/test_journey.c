@@ -6,21 +6,22 @@
 
 static void out_and_back(bool is_memfd, struct ts_region_options options)
 {
+	const uint64_t nr_pages = check_rounds(4096);
 	struct guest guest = { 0 };
 
-	guest_map(&guest, 4096, is_memfd);
+	guest_map(&guest, nr_pages, is_memfd);
 	guest_open(&guest);
 	guest_add_ladder(&guest);
 	CHECK_EQ(ts_engine_start(guest.engine), 0);
 	guest_attach(&guest, options);
-	CHECK_EQ(guest_stats(&guest)->nr_resident, 4096);
-	struct ts_evict_result result = guest_evict(&guest, 4096 * GUEST_PAGE, 0, true);
-	CHECK_EQ(result.nr_claimed, 4096);
-	CHECK_EQ(result.nr_evicted, 4096);
-	CHECK_EQ(result.nr_filled, 512);
+	CHECK_EQ(guest_stats(&guest)->nr_resident, nr_pages);
+	struct ts_evict_result result = guest_evict(&guest, nr_pages * GUEST_PAGE, 0, true);
+	CHECK_EQ(result.nr_claimed, nr_pages);
+	CHECK_EQ(result.nr_evicted, nr_pages);
+	CHECK_EQ(result.nr_filled, nr_pages / 8);
 	struct ts_stats *stats = guest_stats(&guest);
 	CHECK_EQ(stats->nr_resident, 0);
-	CHECK_EQ(stats->nr_away, 4096 - 512);
+	CHECK_EQ(stats->nr_away, nr_pages - nr_pages / 8);
 	guest_check_all(&guest);
 	CHECK_EQ(guest_stats(&guest)->nr_away, 0);
 	guest_close(&guest);
@@ -52,7 +53,7 @@ static void stress(bool is_memfd, uint64_t evicted_min, struct ts_region_options
 	struct guest guest = { 0 };
 	pthread_t threads[3];
 
-	guest_map(&guest, 8192, is_memfd);
+	guest_map(&guest, check_rounds(8192), is_memfd);
 	guest_open(&guest);
 	guest_add_ladder(&guest);
 	CHECK_EQ(ts_engine_start(guest.engine), 0);

@@ -7,10 +7,6 @@
  */
 #include "kern_rwp.h"
 
-#ifndef MADV_GUARD_INSTALL
-#define MADV_GUARD_INSTALL 102
-#endif
-
 enum { NR = 6 };
 
 int main(void)
