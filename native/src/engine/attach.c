@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "core/engine.h"
+#include "engine/adopt.h"
 #include "engine/life.h"
 #include "engine/mapping.h"
 #include "engine/state.h"
@@ -304,6 +305,10 @@ int ts_region_detach(struct ts_region *region)
 	struct ts_engine *engine = region->engine;
 
 	TS_SCOPED_LOCK(&engine->control);
+	if (ts_adopt_is_gone(region)) {
+		ts_adopt_drop(region);
+		return 0;
+	}
 	ts_life_drain(engine, region);
 	int rc = ts_tool_restore(engine->tool, region, 0, region->nr_pages, true);
 	ts_life_unregister(region);

@@ -69,7 +69,8 @@ static void tick(struct ts_cycle *cycle)
 		struct ts_region *region = ts_engine_enter_slot(cycle->engine, r);
 		if (!region)
 			continue;
-		tick_region(cycle, region, r);
+		if (region->abilities & TS_CAN_EVICT)
+			tick_region(cycle, region, r);
 		ts_region_leave(region);
 	}
 }

@@ -24,6 +24,12 @@ static int enter(struct ts_region *region)
 	       ts_fail(TS_ESTATE, "%s: is being detached", region->name);
 }
 
+static int check_can(const struct ts_region *region, uint32_t ability, const char *verb)
+{
+	return region->abilities & ability ? 0 :
+	       ts_fail(TS_EUNSUPPORTED, "%s: %s: %s", region->name, verb, region->limits);
+}
+
 /* Huge pages again where all 512 pages are back and none is protected; the kernel refuses the
  * rest. */
 static void collapse(struct ts_region *region)
@@ -48,8 +54,10 @@ static void collapse(struct ts_region *region)
 
 int ts_region_deactivate(struct ts_region *region)
 {
-	int rc = enter(region);
+	int rc = check_can(region, TS_CAN_TRACK, "deactivate");
 
+	if (!rc)
+		rc = enter(region);
 	if (rc)
 		return rc;
 	/* Before the protection, which keeps the kernel from collapsing. */
@@ -63,8 +71,10 @@ int ts_region_deactivate(struct ts_region *region)
 int ts_region_scan(struct ts_region *region, struct ts_scan_result *result)
 {
 	struct ts_scan_result full = { .size = result->size };
-	int rc = enter(region);
+	int rc = check_can(region, TS_CAN_TRACK, "scan");
 
+	if (!rc)
+		rc = enter(region);
 	if (rc)
 		return rc;
 	rc = ts_track_scan(region, &full);
@@ -78,8 +88,10 @@ int ts_region_evict(struct ts_region *region, const struct ts_evict_options *opt
 {
 	struct ts_evict_options known = { 0 };
 	struct ts_evict_result full = { .size = result->size };
-	int rc = enter(region);
+	int rc = check_can(region, TS_CAN_EVICT, "evict");
 
+	if (!rc)
+		rc = enter(region);
 	if (rc)
 		return rc;
 	memcpy(&known, options, TS_MIN(options->size, sizeof(known)));

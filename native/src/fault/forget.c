@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "os/handed.h"
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "util/hook.h"
@@ -130,8 +131,12 @@ static void handle_event(struct ts_engine *engine, struct ts_shard *shard,
 			     msg->arg.remap.len);
 		(void)ts_uffd_wake(shard->uffd, msg->arg.remap.from, msg->arg.remap.len);
 		break;
+	case UFFD_EVENT_FORK:
+		/* Not asked for by us; another process may have.  The child's own userfaultfd comes
+		 * with the message: its memory is nobody's to serve, and becomes plain memory. */
+		close((int)msg->arg.fork.ufd);
+		break;
 	default:
-		/* FORK is not asked for: regions are excluded from children. */
 		break;
 	}
 }
@@ -142,7 +147,9 @@ int ts_shard_read(struct ts_engine *engine, struct ts_shard *shard, struct uffd_
 	unsigned nr_faults = 0;
 
 	ts_gate_close(&shard->gate);
-	ssize_t got = TS_INJECT(TS_SITE_UFFD_READ) ? -1 : read(shard->uffd, msgs, sizeof(msgs));
+	ssize_t got = TS_INJECT(TS_SITE_UFFD_READ) ? -1 :
+		      shard->region->is_remote ? ts_handed_read(shard->uffd, msgs, sizeof(msgs)) :
+		      read(shard->uffd, msgs, sizeof(msgs));
 	int error = errno;
 	for (size_t i = 0; got > 0 && i < (size_t)got / sizeof(msgs[0]); i++) {
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)

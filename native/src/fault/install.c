@@ -25,6 +25,23 @@ static struct ts_uffd_result install_zeros(struct ts_shard *shard, uint64_t addr
 	       ts_uffd_zeropage(shard->uffd, addr);
 }
 
+/* "Present", says the kernel.  Of another process whose page table we may not look at we only know
+ * what it says again and again: what is wrong with that answer passes in microseconds. */
+static struct ts_uffd_result ask_again(struct ts_shard *shard, uint64_t addr, const void *contents,
+				       struct ts_uffd_result result)
+{
+	enum { TRIES = 64 };
+
+	if (shard->region->pagemap_fd >= 0 || !shard->region->is_remote) {
+		if (!ts_pagemap_is_filled(shard->region->pagemap_fd, addr))
+			result.outcome = TS_UFFD_RETRY;
+		return result;
+	}
+	for (unsigned n = 0; result.outcome == TS_UFFD_PRESENT && n < TRIES; n++)
+		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
+	return result;
+}
+
 struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents)
 {
 	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };
@@ -37,9 +54,9 @@ struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, con
 		result = ts_uffd_copy(shard->uffd, addr, contents, TS_PAGE_BYTES);
 	/* Our copy is dropped on the strength of this answer, so it is not taken on trust: the
 	 * kernel also gives it for a page table that comes or goes this moment. */
-	if (result.outcome == TS_UFFD_PRESENT && shard->region->memfd < 0 &&
-	    !ts_pagemap_is_filled(shard->region->pagemap_fd, addr))
-		result.outcome = TS_UFFD_RETRY;
+	if (result.outcome == TS_UFFD_PRESENT && shard->region->memfd < 0)
+		result = ask_again(shard, addr, contents, result);
+	ts_region_mark(shard->region, page);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }
@@ -52,6 +69,7 @@ struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page)
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
 		result = install_zeros(shard, addr);
+	ts_region_mark(shard->region, page);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }
@@ -94,6 +112,7 @@ int ts_install_unguard(struct ts_shard *shard, uint32_t page)
 		rc = shard->region->tracker->uffd_modes & UFFDIO_REGISTER_MODE_RWP ?
 		     ts_uffd_rwprotect(shard->uffd, addr, TS_PAGE_BYTES, false) :
 		     ts_uffd_protect(shard->uffd, addr, TS_PAGE_BYTES, false);
+	ts_region_mark(shard->region, page);
 	ts_gate_unshare(&shard->gate);
 	return rc;
 }

@@ -30,6 +30,8 @@ static uint64_t copy_run(struct ts_shard *shard, const struct run *run)
 	if (addr && n)
 		result = ts_uffd_copy(shard->uffd, addr, run->contents,
 				      (uint64_t)n << TS_PAGE_SHIFT);
+	for (unsigned i = 0; i < result.done_bytes >> TS_PAGE_SHIFT; i++)
+		ts_region_mark(shard->region, run->page + i);
 	ts_gate_unshare(&shard->gate);
 	return result.done_bytes >> TS_PAGE_SHIFT;
 }

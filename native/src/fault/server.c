@@ -2,11 +2,6 @@
  *
  * server.c — fault threads: wait, read, serve, reap, try again (server.h).
  *
- * Where the threads run: not pinned.  A fault wakes its handler from the faulting thread, which
- * goes to sleep at once, and the scheduler then runs the handler on that CPU; a handler pinned
- * elsewhere costs 28 to 46 us, and one pinned to each CPU disturbs all the others at each fault
- * (bench/README.md).
- *
  * A thread's round: wait for a shard with messages or a store with results; read a batch of each
  * shard that has some, events first; serve the faults; end the reads that have completed; try again
  * what could not be done before.  What can't be done now (an event is queued, every slot is busy)
@@ -26,6 +21,7 @@
 #include "fault/place.h"
 #include "fault/serve.h"
 #include "fault/walk.h"
+#include "os/handed.h"
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "util/thread.h"
@@ -95,12 +91,25 @@ static void kick(struct fault_thread *thread)
 
 /* ---- Serving ---------------------------------------------------------------------------- */
 
+static unsigned nr_pending_of(const struct fault_thread *thread, const struct ts_shard *shard)
+{
+	unsigned nr = 0;
+
+	for (unsigned i = 0; i < thread->nr_pending; i++)
+		nr += thread->pending[i].shard == shard;
+	return nr;
+}
+
 static void push_pending(struct fault_thread *thread, struct ts_later later)
 {
+	if (atomic_load_explicit(&later.shard->region->is_dropped, memory_order_relaxed))
+		return;
 	/* No room: forget the message.  Its sender sleeps on, and is woken, to fault again, as
 	 * soon as there is room (wake_forgotten).  Not reading any more would be worse: what all
 	 * these wait for may be an event that is queued behind them. */
-	if (thread->nr_pending == TS_DEFER_MAX) {
+	if (thread->nr_pending == TS_DEFER_MAX ||
+	    (thread->nr_pending >= TS_DEFER_MAX / 2 &&
+	     nr_pending_of(thread, later.shard) >= TS_DEFER_MAX / 4)) {
 		later.shard->has_forgotten = true;
 		thread->has_forgotten = true;
 		return;
@@ -121,6 +130,10 @@ static void serve(struct fault_thread *thread, struct ts_later fault)
  * so that two of them don't drive each other out for ever. */
 static void handle_unknown(struct fault_thread *thread, struct ts_shard *shard, uint64_t addr)
 {
+	/* Another process may have told the kernel more than us: it waits until it tells us
+	 * (ts_region_add_range()), for nobody but it knows what belongs there. */
+	if (shard->region->is_remote)
+		return;
 	if (thread->unknown_addr == addr)
 		ts_install_unknown(shard, addr);
 	else if (thread->nr_unknown++ % 2 == 0)
@@ -180,8 +193,11 @@ static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_n
 	}
 }
 
-static void read_shard(struct fault_thread *thread, struct ts_shard *shard)
+static void read_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
 {
+	/* Whoever else has the descriptor made it blocking. */
+	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
+		(void)ts_handed_unblock(shard->uffd);
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
 	ts_mono_ns start_ns = ts_now_ns();
@@ -206,13 +222,19 @@ static void retry_pending(struct fault_thread *thread)
 /* Wakes everybody in the shards of which messages were forgotten. */
 static void wake_forgotten(struct fault_thread *thread)
 {
-	if (thread->nr_pending)
+	/* Once there is room for what they will send, and none of the shard's own is left. */
+	if (thread->nr_pending >= TS_DEFER_MAX / 2)
 		return;
 	thread->has_forgotten = false;
 	for (unsigned s = 0; s < thread->nr_shards; s++) {
 		struct ts_shard *shard = thread->shards[s];
-		if (!atomic_exchange(&shard->has_forgotten, false))
+		if (!atomic_load(&shard->has_forgotten))
 			continue;
+		if (nr_pending_of(thread, shard) ||
+		    !atomic_exchange(&shard->has_forgotten, false)) {
+			thread->has_forgotten = true;
+			continue;
+		}
 		ts_gate_share(&shard->gate);
 		for (unsigned i = 0; i < shard->nr_extents; i++)
 			(void)ts_uffd_wake(shard->uffd, shard->extents[i].addr,
@@ -304,8 +326,9 @@ static void round_of_work(struct fault_thread *thread)
 	}
 	for (unsigned i = 0; nr_events > 0 && i < thread->nr_shards; i++)
 		if (thread->polls[thread->nr_fixed + i].revents) {
+			short events = thread->polls[thread->nr_fixed + i].revents;
 			thread->polls[thread->nr_fixed + i].revents = 0;
-			read_shard(thread, thread->shards[i]);
+			read_shard(thread, thread->shards[i], events);
 		}
 	ts_ahead_serve(ahead, &thread->serve);
 	if (thread->serve.fetch.nr_busy)

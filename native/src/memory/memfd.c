@@ -26,6 +26,7 @@ static void finish_resident(struct ts_batch *batch, struct ts_shard *shard, unsi
 {
 	for (unsigned n = 0; n < nr_pages; n++) {
 		ts_pageset_remove(&batch->scratch, i + n);
+		ts_region_mark(batch->region, batch->first_page + i + n);
 		ts_word_finish(ts_batch_word(batch, i + n), ts_word_make(TS_RESIDENT, 0, 0));
 	}
 	(void)ts_uffd_wake(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT);
@@ -86,22 +87,27 @@ static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned
 	static const struct ts_scan_filter present = { .mask = PAGE_IS_PRESENT };
 	uint64_t len_bytes = (uint64_t)nr_pages << TS_PAGE_SHIFT;
 	struct touched touched = { .batch = batch, .addr = addr, .i = i };
+	struct ts_region *region = batch->region;
 
 	int rc = ts_uffd_protect(shard->uffd, addr, len_bytes, true);
 	if (rc) {
 		for (unsigned n = 0; n < nr_pages; n++)
 			note_touched(&touched, addr + ((uint64_t)n << TS_PAGE_SHIFT),
 				     TS_PAGE_BYTES);
-		ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], nr_pages);
+		ts_bump(&region->counters.failures[TS_FAIL_TAKE], nr_pages);
 		batch->nr_failed += nr_pages;
 		return_later(batch, &touched.set);
 		return;
 	}
 	for (unsigned n = 0; n < nr_pages; n++)
 		ts_pageset_add(&batch->guarded, i + n);
-	if (batch->skip_touched)
-		(void)ts_pagemap_scan(batch->region->pagemap_fd, addr, len_bytes, &present,
-				      note_touched, &touched);
+	/* Marks are what such a tracker goes by, and there may be no page table to look at. */
+	for (unsigned n = 0; batch->skip_touched && region->marks && n < nr_pages; n++)
+		if (ts_region_is_marked(region, batch->first_page + i + n))
+			ts_pageset_add(&touched.set, i + n);
+	if (batch->skip_touched && !region->marks)
+		(void)ts_pagemap_scan(region->pagemap_fd, addr, len_bytes, &present, note_touched,
+				      &touched);
 	batch->nr_cancelled += ts_pageset_count(&touched.set);
 	return_later(batch, &touched.set);
 }

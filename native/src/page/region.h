@@ -87,6 +87,7 @@ struct ts_region {
 	 * never by an address.  The rest is for such regions (engine/adopt.c). */
 	bool is_remote;
 	uint32_t abilities;      /* TS_CAN_* */
+	uint64_t uffd_modes;     /* as its process registered it */
 	atomic_bool is_dropped;  /* the process is gone: faults are forgotten */
 	_Atomic uint64_t *marks; /* a bit a page: written since the last deactivate; or NULL */
 	char limits[320];
@@ -132,6 +133,12 @@ static inline void ts_region_mark(struct ts_region *region, uint32_t page)
 	if (region->marks)
 		atomic_fetch_or_explicit(&region->marks[page / 64], UINT64_C(1) << (page % 64),
 					 memory_order_relaxed);
+}
+
+static inline bool ts_region_is_marked(struct ts_region *region, uint32_t page)
+{
+	return atomic_load_explicit(&region->marks[page / 64], memory_order_relaxed) >>
+	       (page % 64) & 1;
 }
 
 /* Descriptor and offset of a page of shared memory, and in *run_out how many pages follow it there,

@@ -7,6 +7,8 @@
  *   rwp      both    reads and writes  RWPROTECT, async; PAGE_IS_ACCESSED    a minor fault, 0.7 us
  *   zap      memfd   reads and writes  MADV_DONTNEED; what is mapped again   a minor fault, 1.2 us
  *   wp       anon    writes            WP_ASYNC; PAGE_IS_WRITTEN             a minor fault, 0.8 us
+ *   wp-sync  remote  writes            WRITEPROTECT; marks (wp_sync.c)       a message, if a write
+ *   none     remote  nothing                                                 nothing
  *
  * A tracker only reports; ages are kept by ts_track_scan().
  */
@@ -44,6 +46,8 @@ struct ts_tracker_ops {
 
 extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops, ts_tracker_rwp_ops,
 	ts_tracker_rwp_memfd_ops;
+/* For another process's memory (engine/adopt.c). */
+extern const struct ts_tracker_ops ts_tracker_wp_sync_ops, ts_tracker_none_ops;
 
 /* The tracker for this memory: the one asked for, or the best there is.  Else TS_EUNSUPPORTED (this
  * kernel) or TS_ECONFIG (never on such memory); ts_last_error() names region_name and the

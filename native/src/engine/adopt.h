@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * adopt.h — memory of another process: what is checked, and its end.  engine.control is held. */
+#ifndef TS_ENGINE_ADOPT_H
+#define TS_ENGINE_ADOPT_H
+
+#include "core/engine.h"
+
+/* Each 0, or an error in words. */
+int ts_adopt_check_options(struct ts_engine *engine, const struct ts_adopt_options *options,
+			   const char *name);
+/* By itself: whole pages, no wrap, a memfd that is large enough. */
+int ts_adopt_check_range(const struct ts_remote_range *range, const char *name);
+/* With the region's other ranges. */
+int ts_adopt_check_against(struct ts_region *region, const struct ts_remote_range *range);
+/* With the kernel: its process lives, and has registered it with the region's userfaultfd. */
+int ts_adopt_check_registered(const struct ts_region *region, const struct ts_remote_range *range);
+
+/* Is this another process's memory, and that process gone? */
+bool ts_adopt_is_gone(struct ts_region *region);
+/* Frees its frames and itself; nothing is brought back. */
+void ts_adopt_drop(struct ts_region *region);
+
+#endif
