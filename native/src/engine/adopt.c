@@ -153,7 +153,8 @@ static struct ts_region *create(struct ts_engine *engine, const struct ts_adopt_
 	region->tracker = &ts_tracker_none_ops;
 	snprintf(region->name, sizeof(region->name), "%s", name);
 	region->nr_shards = 1;
-	region->shards[0] = (struct ts_shard){ .region = region, .uffd = -1 };
+	region->shards[0] = (struct ts_shard){ .region = region, .uffd = -1,
+					       .window_lock = PTHREAD_MUTEX_INITIALIZER };
 	return region;
 }
 
