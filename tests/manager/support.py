@@ -164,7 +164,8 @@ class Vmm:
 
     def handed_over(self, result: str = "ready") -> Self:
         """Asserts how the hand-over went; Firecracker's is always ready."""
-        assert self.event("handoff")["result"] == result
+        event = self.event("handoff")
+        assert event["result"] == result, event
         return self
 
     def say(self, line: str) -> None:
@@ -209,8 +210,16 @@ class Vmm:
         self.kill()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A manager for all tests of a file that leave it as it was."""
+    with Serve(tmp_path_factory.mktemp("manager")) as manager:
+        yield manager
+
+
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Serve]:
     """A running manager."""
     with Serve(tmp_path) as manager:
         yield manager
+        print(manager.log)  # pytest shows it if the test failed

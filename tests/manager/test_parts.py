@@ -148,7 +148,7 @@ def record(**changes: object) -> VmRecord:
     plain = {
         "name": "vm-1", "pid": 1, "uid": 0, "start_time": 5, "boot_id": boot_id(), "vmm": "x",
         "socket": "/s", "modes": ("WP",), "pieces": ((8192, 4096, 0), (4096, 4096, 4096)),
-        "is_snapshot": False, "is_resumable": True,
+        "is_snapshot": False, "is_resumable": True, "is_persistent": True,
     }  # fmt: skip
     return VmRecord.model_validate(plain | changes)
 

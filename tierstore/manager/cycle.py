@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from tierstore._controller import Controller
 from tierstore._training import Trainer
@@ -59,9 +60,16 @@ class VmCycle(Controller):
     """Of one region."""
 
     def __init__(
-        self, engine: Engine, region: Region, share: FairShare, trainer: SharedTrainer
+        self,
+        engine: Engine,
+        region: Region,
+        share: FairShare,
+        trainer: SharedTrainer,
+        *,
+        is_alive: Callable[[], bool],
     ) -> None:
         super().__init__(engine)
+        self._is_alive = is_alive
         self._trainer = trainer
         self._region = region
         self._can_evict = Ability.EVICT in region.abilities
@@ -69,8 +77,16 @@ class VmCycle(Controller):
         self.last_scan: ScanResult | None = None
         self.last_decision: Decision | None = None
 
+    def tick(self) -> None:
+        """Of a process that has ended nothing is wanted; it goes as soon as the manager hears."""
+        try:
+            super().tick()
+        except TierstoreError:
+            if self._is_alive():
+                raise
+
     def _regions(self) -> tuple[Region, ...]:
-        return (self._region,) if self._region.is_attached else ()
+        return (self._region,) if self._region.is_attached and self._is_alive() else ()
 
     def _decide(self, region: Region, scan: ScanResult) -> Decision:
         self.last_scan = scan

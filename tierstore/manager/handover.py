@@ -123,8 +123,10 @@ def _fill(plan: Plan, handoff: Handoff, peer: Peer, features: int, memfds: Seque
     parts = [part for piece in handoff.pieces for part in addresses.within(piece, known)]
     plan.modes = addresses.registered_modes([mapping for mapping, _ in parts], features)
     _check_modes(plan.modes)
-    if plan.modes != handoff.modes:
-        told, found = "|".join(sorted(handoff.modes)), "|".join(sorted(plan.modes))
+    # Whether holes can be protected, too, is the same to us.
+    claimed = handoff.modes - {"WP_UNPOPULATED"}
+    if plan.modes != claimed:
+        told, found = "|".join(sorted(claimed)), "|".join(sorted(plan.modes))
         plan.remarks.append(f"it says that it registered {told}, and the kernel says {found}")
     plan.ranges = _backed(plan, peer, parts, memfds) or _bare(handoff.pieces)
     _open_pagemap(plan, peer)

@@ -36,6 +36,7 @@ __all__ = ["Manager"]
 
 logger = logging.getLogger("tierstore.manager")
 
+HANG_UP_S = 0.5
 PAST_MAX = 64
 """So many VMs that have left are remembered, for whoever asks what became of one."""
 
@@ -101,10 +102,14 @@ class Manager:
         vm = self._vm_of(peer.pid)
         if vm is not None and vm.peer is peer:
             vm.is_connected = False
-            if vm.state == "serving" and peer.is_alive:
-                logger.warning("%s: hung up, and lives: it is served as before", vm)
+            # A process that ends hangs up a moment before.
+            self.loop.after(HANG_UP_S, lambda: self._on_hung_up(vm))
         elif peer.pid not in self._arriving:
             peer.close()
+
+    def _on_hung_up(self, vm: Vm) -> None:
+        if vm.state == "serving" and not vm.is_connected and vm.peer.is_alive:
+            logger.warning("%s: hung up, and lives: it is served as before", vm)
 
     def _on_message(self, connection: Connection, message: Message) -> None:
         fds = connection.take_fds()
@@ -325,8 +330,8 @@ class Manager:
     def begin_drain(self) -> None:
         """Take nobody on any more and release every VM; ``still_draining`` says who is left.
 
-        After ``run`` has returned; ``loop.step`` must be called until nobody is.  With a state
-        folder VMs are left as they are.
+        After ``run`` has returned; ``loop.step`` must be called until nobody is.  VMs that the
+        state folder knows are left as they are.
         """
         self._reception.stop_listening()
         # Those that are being handed over come to an end first, one way or the other.
@@ -336,7 +341,7 @@ class Manager:
             vms = list(self._vms.values())
         for vm in vms:
             if vm.state == "serving":
-                self._leave(vm, vm.leave if self.is_persistent else vm.release)
+                self._leave(vm, vm.leave if vm.is_persistent else vm.release)
 
     def still_draining(self) -> list[str]:
         """The names of VMs that are not let go of yet."""

@@ -102,6 +102,8 @@ class Peer:
     @property
     def is_alive(self) -> bool:
         """False once the process has ended, reaped or not."""
+        if self.pidfd < 0:
+            return False
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return not poll.poll(0)

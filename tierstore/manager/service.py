@@ -111,13 +111,14 @@ def _drain(manager: Manager, second: threading.Event) -> list[str]:
     """Let all VMs go; the names of those that could not be."""
     timeout_s = manager.config.manager.drain_timeout
     vms = manager.vms()
-    if vms and not manager.is_persistent:
+    nr_stay = sum(vm["is_persistent"] for vm in vms)
+    if nr_stay:
+        logger.info("stopping: %d VMs are left as they are, for the next manager", nr_stay)
+    if len(vms) > nr_stay:
         logger.info(
             "stopping: %d VMs get their memory back, within %g s; signal again to end at once",
-            len(vms), timeout_s,
+            len(vms) - nr_stay, timeout_s,
         )  # fmt: skip
-    elif vms:
-        logger.info("stopping: %d VMs are left as they are, for the next manager", len(vms))
     due_s = time.monotonic() + timeout_s
     manager.begin_drain()
     left = manager.still_draining()

@@ -55,6 +55,8 @@ class VmRecord(BaseModel):
     """Address, length and offset of each, in the order in which the engine numbers pages."""
     is_snapshot: bool
     is_resumable: bool
+    is_persistent: bool
+    """The engine's state folder knows its pages."""
 
     def handoff(self) -> Handoff:
         """As the VM would say it."""

@@ -37,15 +37,17 @@ class Succession:
                 logger.info("%s: has ended since the last manager did", record.name)
                 del self._before[record.pid]
                 continue
+            if not record.is_persistent:
+                logger.error("%s: waits for ever: its memory is private, and what the last manager "
+                             "knew of it is lost; end it", record.name)  # fmt: skip
+                peer.close()
+                continue
             try:
                 uffd = take_userfaultfd(peer.pid, peer.pidfd)
             except (OSError, LookupError) as error:
                 peer.close()
-                how = "it must hand itself over again (vm.uffd-attach)"
-                if not record.is_resumable:
-                    how = "it can't hand itself over again: run the manager as root"
-                logger.warning("%s: waits, and can't be taken back (%s): %s", record.name, error,
-                               how)  # fmt: skip
+                logger.warning("%s: waits, and can't be taken back (%s): it must hand itself over "
+                               "again (vm.uffd-attach)", record.name, error)  # fmt: skip
                 continue
             yield peer, record, uffd
 

@@ -78,6 +78,7 @@ class Vm:
         self.remarks: list[str] = []
         self.region: Region | None = None
         self.is_connected = True
+        self.is_persistent = False
         self._pieces = list(handoff.pieces)
         self._is_shared = False
         self._cycle: VmCycle | None = None
@@ -92,16 +93,22 @@ class Vm:
         """Look at the VM's memory and take its faults over.  Raises ``TierstoreError``."""
         with self._life:
             plan = make_plan(self.handoff, self.peer, self.uffd, memfds)
+            # Of private memory nobody can tell later which pages the guest gave up meanwhile.
+            self._is_shared = plan.is_shared
+            self.is_persistent = self.options.is_persistent and self._is_shared
             try:
                 self.region = self._adopt(engine, plan)
             finally:
                 plan.close()
             self.remarks = plan.remarks
-            self._is_shared = plan.is_shared
             self.state = "serving"
             if Ability.TRACK in self.region.abilities:
                 self._cycle = VmCycle(
-                    engine, self.region, self.options.share, self.options.trainer
+                    engine,
+                    self.region,
+                    self.options.share,
+                    self.options.trainer,
+                    is_alive=lambda: self.peer.is_alive,
                 )
                 self._cycle.start()
             self._log_start(plan)
@@ -118,7 +125,7 @@ class Vm:
             pagemap_fd=plan.pagemap_fd,
             length_max=min(plan.len_bytes + room, REGION_BYTES_MAX - (2 << 20)),
             image=options.config.snapshot if self.handoff.is_snapshot else None,
-            is_persistent=options.is_persistent,
+            is_persistent=self.is_persistent,
             identity=identity(self.peer, plan.ranges),
         )
 
@@ -160,6 +167,7 @@ class Vm:
             pieces=tuple((p.addr, p.len_bytes, p.offset) for p in self._pieces),
             is_snapshot=self.handoff.is_snapshot,
             is_resumable=self.handoff.is_resumable,
+            is_persistent=self.is_persistent,
         )
 
     def add(self, piece: Piece, memfds: Sequence[int]) -> None:
@@ -236,6 +244,7 @@ class Vm:
             "socket": str(self.path),
             "state": self.state,
             "is_connected": self.is_connected,
+            "is_persistent": self.is_persistent,
             "since_s": round(time.time() - self.since_s, 3),
             "remarks": [*self.remarks],
             "weight": self.options.config.weight,
