@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,8 +56,9 @@ def py_log(user: Any, level: int, text: Any) -> None:
 class Engine:
     """An engine with its tiers.  Methods may be called from any thread.
 
-    ``config``: a ``Config``, a mapping, or the path of a TOML file.  ``log`` gets the engine's
-    lines; default: the logger ``tierstore``.  Opening raises ``ConfigError``, ``HostError``
+    ``config``: a ``Config``, a mapping, or the path of a TOML file.  ``state``: a folder of the
+    engine's own; what persistent regions have evicted outlives the process there (tierstore.h).
+    ``log`` gets the engine's lines; default: the logger ``tierstore``.  Opening raises ``ConfigError``, ``HostError``
     (the kernel lacks something) or ``StoreError`` (a tier can't be opened), and leaves nothing
     behind then.
     """
@@ -65,6 +67,7 @@ class Engine:
         self,
         config: Config | Mapping[str, Any] | str | Path,
         *,
+        state: str | Path | None = None,
         log: LogFunction | None = None,
     ) -> None:
         if isinstance(config, str | Path):
@@ -77,7 +80,7 @@ class Engine:
         self._names = itertools.count()
         self._probe = probe()
         self._log_handle = ffi.new_handle(log or logging.getLogger("tierstore").log)
-        handle = self._open()
+        handle = self._open(state)
         self._guard = Guard(handle, lambda: UsageError("the engine was closed"))
         # What C borrows from Python while the engine is open (stores written in Python).
         self._keep: list[Any] = []
@@ -91,7 +94,7 @@ class Engine:
         self._controller = Controller(self)
         _open_engines.add(self)
 
-    def _open(self) -> Any:
+    def _open(self, state: str | Path | None) -> Any:
         settings = self.config.engine
         options = ffi.new("struct ts_engine_options *")
         options.size = ffi.sizeof("struct ts_engine_options")
@@ -101,6 +104,8 @@ class Engine:
         options.spin_us = int(settings.spin * 1e6)
         options.nr_evict_threads = settings.evict_threads
         options.staging_bytes = settings.staging or 0
+        state_c = ffi.NULL if state is None else ffi.new("char[]", os.fsencode(state))
+        options.state_dir = state_c
         options.log = lib.py_log
         options.log_user = self._log_handle
         out = ffi.new("struct ts_engine **")
