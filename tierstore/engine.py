@@ -58,9 +58,9 @@ class Engine:
 
     ``config``: a ``Config``, a mapping, or the path of a TOML file.  ``state``: a folder of the
     engine's own; what persistent regions have evicted outlives the process there (tierstore.h).
-    ``log`` gets the engine's lines; default: the logger ``tierstore``.  Opening raises ``ConfigError``, ``HostError``
-    (the kernel lacks something) or ``StoreError`` (a tier can't be opened), and leaves nothing
-    behind then.
+    ``log`` gets the engine's lines; default: the logger ``tierstore``.  Opening raises
+    ``ConfigError``, ``HostError`` (the kernel lacks something) or ``StoreError`` (a tier can't be
+    opened), and leaves nothing behind then.
     """
 
     def __init__(

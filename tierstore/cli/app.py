@@ -138,6 +138,10 @@ def serve(
         list[str] | None,
         typer.Option("--users", help="Whose VMMs are served; default: this user's and root's."),
     ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(help="A folder in which VMs outlive the manager, for the next one."),
+    ] = None,
     ram: Annotated[
         str | None, typer.Option(help="Without --config: one tier of RAM this large; 1GiB.")
     ] = None,
@@ -146,13 +150,13 @@ def serve(
     """Manage the memory of VMMs that hand their userfaultfd over, until a signal.
 
     Speaks to Firecracker (snapshot restore, back end Uffd) and Cloud Hypervisor
-    (uffd_handoff_socket).  SIGTERM: every VM gets its memory back, and runs on.
+    (uffd_handoff_socket).  SIGTERM: every VM gets its memory back, and runs on; with --state it is
+    left as it is, and waits where it needs to for the next manager.
     """
     from tierstore.cli.serve import run
 
-    raise typer.Exit(
-        run(listen=listen or [], config=config, users=users or [], ram=ram, verbose=verbose)
-    )
+    options: dict[str, Any] = {"listen": listen or [], "config": config, "users": users or []}
+    raise typer.Exit(run(**options, state=state, ram=ram, verbose=verbose))
 
 
 @app.command()

@@ -20,6 +20,7 @@ def _resolve(
     path: Path | None,
     listen: list[Path],
     users: list[str],
+    state: Path | None,
     ram: str | None,
 ) -> ServeConfig:
     """The file's settings with the command line's over them."""
@@ -35,6 +36,8 @@ def _resolve(
         manager["listen"] = [str(each) for each in listen]
     if users:
         manager["users"] = users
+    if state is not None:
+        manager["state"] = str(state)
     return ServeConfig.from_dict(data, source=source)
 
 
@@ -52,22 +55,24 @@ def run(
     listen: list[Path],
     config: Path | None,
     users: list[str],
+    state: Path | None,
     ram: str | None,
     verbose: bool,
 ) -> int:
     """Exit code 4 if VMs were left without their memory."""
-    resolved = _resolve(config, listen, users, ram)
+    resolved = _resolve(config, listen, users, state, ram)
     # Imported late: --help and a wrong option need no engine.
     from tierstore.manager import service
 
     service.log_to_stderr(verbose=verbose)
     left = service.serve(resolved)
-    if not left:
-        return OK
-    complain(
-        f"ended before these had their memory back, and they wait for it: {', '.join(left)}"
-    )
-    # The threads that bring pages back can't be stopped, and must not be waited for.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(STORE)
+    if left:
+        complain(
+            f"ended before these had their memory back, and they wait for it: {', '.join(left)}"
+        )
+    if left or resolved.manager.state is not None:
+        # What an orderly end would do, bring memory back, must not be done, or can't.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(STORE if left else OK)
+    return OK

@@ -75,10 +75,13 @@ class ManagerConfig(_Model):
     """Of the sockets; with a mode that lets it in."""
     users: Annotated[tuple[str, ...], BeforeValidator(_as_texts)] = ()
     """Whose VMMs are served, by name or uid; empty: this user's own, and root's."""
+    state: Path | None = None
+    """A folder of the manager's own: VMs outlive it, and the next manager with the same folder and
+    tiers goes on.  On a tmpfs, best below ``/run``; no tier may be ``ram``."""
     hot_add: Size | None = None
     """Room for memory that is plugged into a VM later; default: as much as it begins with."""
     drain_timeout: Duration = 300.0
-    """At the end, without a state folder: so long may it take to bring everything back."""
+    """At the end, for VMs that no state folder keeps: so long may they take to come back."""
     share_above: Pct = 80
     """Once the tiers are fuller than this, a VM above its share of them evicts no more."""
     restore_rate: Rate | None = None

@@ -22,7 +22,7 @@ from typing import Any
 
 from tierstore.control import Publisher
 from tierstore.engine import Engine
-from tierstore.errors import TierstoreError
+from tierstore.errors import ConfigError, TierstoreError
 from tierstore.manager.config import ServeConfig
 from tierstore.manager.manager import Manager
 
@@ -133,17 +133,23 @@ def _drain(manager: Manager, second: threading.Event) -> list[str]:
     return left
 
 
-def serve(config: ServeConfig, *, state: Path | None = None) -> list[str]:
+def serve(config: ServeConfig) -> list[str]:
     """Serve until a signal; the names of VMs that had to be left without their memory.
 
-    Raises what opening the engine and the sockets does.
+    Raises what opening the engine and the sockets does.  With a state folder, or with such VMs,
+    the engine is still open afterwards: closing it would bring memory back.  End the process then.
     """
-    engine = Engine(config)
+    state = config.manager.state
+    if state is not None:
+        _make_folder(state)
+    engine = Engine(config, state=state)
     left: list[str] = []
+    is_served = False
     try:
         manager = Manager(config, engine, state=state)
         second = threading.Event()
         publisher = _publish(manager)
+        is_served = True
         try:
             with _signals(manager, second):
                 notify("READY=1\nSTATUS=Serving")
@@ -155,6 +161,13 @@ def serve(config: ServeConfig, *, state: Path | None = None) -> list[str]:
                 publisher.close()
             manager.close()
     finally:
-        if not left:
+        if not left and not (state is not None and is_served):
             engine.close()
     return left
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state: {folder}: {error.strerror}") from None
