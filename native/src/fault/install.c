@@ -180,6 +180,17 @@ void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint
 		ts_install_finish(engine, region, page, frame, tier, ts_word_make(TS_ZERO, 0, 0));
 }
 
+/* Where reads are not seen and there is no probation, each time twice as long: the page may be read
+ * all the time. */
+unsigned ts_install_guard_scans(const struct ts_region *region, uint16_t heat)
+{
+	unsigned guard = region->guard_scans;
+
+	if (region->tracker->needs_probation && !region->memory->has_probation)
+		guard <<= TS_MIN(ts_heat_refaults(heat) + 1, 4u);
+	return TS_MIN(guard, (unsigned)TS_HEAT_GUARD_MAX);
+}
+
 bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame)
 {
 	uint32_t tick = atomic_load_explicit(&engine->tick, memory_order_relaxed);

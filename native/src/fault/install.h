@@ -39,6 +39,8 @@ void ts_install_finish_resident(struct ts_engine *engine, struct ts_region *regi
 void ts_install_retreat(struct ts_engine *engine, struct ts_region *region, uint32_t page,
 			uint32_t frame, unsigned tier);
 
+/* For how many scans a page is left alone that came back sooner than it should have. */
+unsigned ts_install_guard_scans(const struct ts_region *region, uint16_t heat);
 /* Was the page evicted so recently that it should not have been? */
 bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame);
 

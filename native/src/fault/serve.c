@@ -23,7 +23,6 @@
 #include "fault/walk.h"
 #include "os/sys.h"
 #include "os/uffd.h"
-#include "track/track.h"
 #include "util/hist.h"
 #include "util/hook.h"
 
@@ -287,17 +286,6 @@ static void poison(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot, enum ts
 	ts_install_wake(slot->shard, slot->page);
 }
 
-/* For how many scans a page that should not have left is left alone.  Where reads are not seen and
- * there was no probation, each time twice as long: it may be read all the time. */
-static unsigned guard_after(const struct ts_region *region, uint16_t heat)
-{
-	unsigned guard = region->guard_scans;
-
-	if (region->tracker->needs_probation && !region->memory->has_probation)
-		guard <<= TS_MIN(ts_heat_refaults(heat) + 1, 4u);
-	return TS_MIN(guard, (unsigned)TS_HEAT_GUARD_MAX);
-}
-
 /* Came back, all right: age, guard, kept copy, counters. */
 static void note_returned(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot,
 			  const void *contents)
@@ -312,7 +300,7 @@ static void note_returned(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot,
 		bool is_refault = ts_install_is_refault(ctx->engine, slot->frame);
 		atomic_fetch_add_explicit(&tier->nr_faults, 1, memory_order_relaxed);
 		ts_bump(&region->counters.nr_refaults, is_refault);
-		heat = is_refault ? ts_heat_refaulted(heat, guard_after(region, heat)) :
+		heat = is_refault ? ts_heat_refaulted(heat, ts_install_guard_scans(region, heat)) :
 		       (uint16_t)ts_heat_make(0, region->guard_scans, 0);
 	}
 	ts_heat_store(&region->heat[slot->page], heat);

@@ -130,8 +130,7 @@ static void serve(struct fault_thread *thread, struct ts_later fault)
  * so that two of them don't drive each other out for ever. */
 static void handle_unknown(struct fault_thread *thread, struct ts_shard *shard, uint64_t addr)
 {
-	/* Another process may have told the kernel more than us: it waits until it tells us
-	 * (ts_region_add_range()), for nobody but it knows what belongs there. */
+	/* Nobody but the other process knows what belongs there: wait for ts_region_add_range(). */
 	if (shard->region->is_remote)
 		return;
 	if (thread->unknown_addr == addr)
@@ -195,9 +194,8 @@ static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_n
 
 static void read_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
 {
-	/* Whoever else has the descriptor made it blocking. */
 	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
-		(void)ts_handed_unblock(shard->uffd);
+		(void)ts_handed_unblock(shard->uffd);  /* its owner may have made it blocking */
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
 	ts_mono_ns start_ns = ts_now_ns();
