@@ -224,6 +224,7 @@ static void release(struct ts_evictor *evictor, struct ts_batch *batch)
 	ts_mono_ns start_ns = ts_now_ns();
 
 	TS_PHASE(TS_PHASE_PUBLISHED);
+	batch->windows = &evictor->stages->hist[TS_STAGE_WINDOW];
 	batch->region->memory->release(batch);
 	TS_PHASE(TS_PHASE_RELEASED);
 	ts_mono_ns end_ns = ts_now_ns();
@@ -231,8 +232,6 @@ static void release(struct ts_evictor *evictor, struct ts_batch *batch)
 	if (batch->window_start_ns)
 		ts_hist_add(&evictor->stages->hist[TS_STAGE_WINDOW],
 			    end_ns - batch->window_start_ns);
-	for (unsigned n = 0; n < batch->nr_windows; n++)
-		ts_hist_add(&evictor->stages->hist[TS_STAGE_WINDOW], batch->window_ns[n]);
 }
 
 void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,

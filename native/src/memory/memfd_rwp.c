@@ -12,9 +12,9 @@
  * What that means here: a page that is protected at the last look and was protected when it was
  * read has not been touched in between, because nobody else protects it: deactivate leaves pages
  * alone whose word says that somebody has them (track.c).  So reading, encoding and storing happen
- * in async mode; sync mode is for the last look and the punch, TS_WINDOW_PAGES at a time, which
- * bounds how long anybody waits whatever the stores or the region are like.  Pages that had no
- * entry need no window: their message finds the word and cancels, or waits.
+ * in async mode; sync mode is for the last look and the punch, a few pages at a time and one punch
+ * beyond WINDOW_NS at most, whatever the stores or the region are like.  Pages that had no entry
+ * need no window: their message finds the word and cancels, or waits.
  * What can go wrong: a page was touched after it was read: found by the last look, and taken back;
  * its frame is dropped.  Swapped, migrating, merged pages have lost their protection or can't be
  * told apart: not proven, not evicted this time.  Sync mode can't be had: nothing is punched.
@@ -28,9 +28,18 @@
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "page/frames.h"
+#include "util/hist.h"
 #include "util/hook.h"
 
-enum { RUN_MAX = 512, ASYNC_TRIES = 100 };
+enum {
+	RUN_MAX = 512,
+	/* Pages looked at in one window, and punched in one call, 1.3 us each. */
+	WINDOW_PAGES = 64,
+	/* No call begins in a window that is older than this; a window of 64 pages side by side
+	 * takes some 100 us. */
+	WINDOW_NS = 200000,
+	ASYNC_TRIES = 100,
+};
 
 /* ---- What is proven --------------------------------------------------------------------- */
 
@@ -187,24 +196,48 @@ static void verify_run(struct ts_batch *batch, struct ts_shard *shard, unsigned 
 			ts_pageset_add(&batch->scratch, n);
 }
 
-/* Punches those pages of `part`, published ones, that nobody has touched; the others stay. */
-static void let_go(struct ts_batch *batch, const struct ts_pageset *part)
+/* Punches run by run until it is late; what it had no time for goes out of the set. */
+static void punch_until(struct ts_batch *batch, struct ts_pageset *proven, ts_mono_ns deadline_ns)
 {
-	struct ts_pageset proven, touched = *part, failed = { { 0 } };
+	struct ts_pageset failed = { { 0 } };
+	unsigned i = ts_pageset_next(proven, 0);
+
+	while (i < TS_CHUNK_PAGES) {
+		struct ts_pageset run = { { 0 } };
+		unsigned end = i;
+		while (end < TS_CHUNK_PAGES && end < i + WINDOW_PAGES &&
+		       ts_pageset_has(proven, end))
+			ts_pageset_add(&run, end++);
+		ts_memfd_punch(batch, &run, &failed);
+		i = ts_pageset_next(proven, end);
+		if (ts_now_ns() >= deadline_ns)
+			break;
+	}
+	for (; i < TS_CHUNK_PAGES; i = ts_pageset_next(proven, i + 1))
+		ts_pageset_remove(proven, i);
+	take_back(batch, &failed, &batch->nr_failed);
+}
+
+/* Punches those pages of `part`, published ones, that nobody has touched, as long as there is time;
+ * takes back those that were touched.  Both are `releasing` no more. */
+static void let_go(struct ts_batch *batch, const struct ts_pageset *part, ts_mono_ns deadline_ns)
+{
+	struct ts_pageset proven, touched = *part;
 
 	batch->scratch = (struct ts_pageset){ { 0 } };
 	ts_batch_each_run(batch, part, TS_AWAY, RUN_MAX, verify_run);
 	ts_batch_each_run(batch, part, TS_ZERO, RUN_MAX, verify_run);
 	TS_PHASE(TS_PHASE_WINDOW);
 	proven = batch->scratch;
-	ts_memfd_punch(batch, &proven, &failed);
-	TS_PAGESET_EACH(i, part)
-		if (ts_pageset_has(&proven, i) || ts_word_is(ts_word_load(ts_batch_word(batch, i)),
-							     TS_GONE))
+	TS_PAGESET_EACH(i, part) {
+		if (ts_word_is(ts_word_load(ts_batch_word(batch, i)), TS_GONE))
+			ts_pageset_remove(&batch->releasing, i);
+		if (ts_pageset_has(&proven, i) || !ts_pageset_has(&batch->releasing, i))
 			ts_pageset_remove(&touched, i);
-	take_back(batch, &failed, &batch->nr_failed);
+	}
 	take_back(batch, &touched, &batch->nr_cancelled);
-	TS_PAGESET_EACH(i, part)
+	punch_until(batch, &proven, deadline_ns);
+	TS_PAGESET_EACH(i, &proven)
 		if (ts_pageset_has(&batch->releasing, i))
 			ts_batch_released(batch, i);
 }
@@ -231,18 +264,18 @@ static void wake_part(struct ts_batch *batch, struct ts_shard *shard, const stru
 static void in_window(struct ts_batch *batch, struct ts_shard *shard, const struct ts_pageset *part)
 {
 	TS_SCOPED_LOCK(&shard->window_lock);
-	uint64_t start_ns = ts_now_ns();
+	ts_mono_ns start_ns = ts_now_ns();
 	bool is_sync = !ts_uffd_set_sync(shard->uffd, true);
 
 	if (is_sync) {
-		let_go(batch, part);
+		let_go(batch, part, start_ns + WINDOW_NS);
 	} else {
 		ts_bump(&batch->region->counters.failures[TS_FAIL_RELEASE], ts_pageset_count(part));
 		take_back(batch, part, &batch->nr_failed);
 	}
 	for (unsigned n = 0; ts_uffd_set_sync(shard->uffd, false) && n < ASYNC_TRIES; n++)
 		sched_yield();
-	batch->window_ns[batch->nr_windows++] = ts_now_ns() - start_ns;
+	ts_hist_add(batch->windows, ts_now_ns() - start_ns);
 }
 
 static void release(struct ts_batch *batch)
@@ -254,14 +287,14 @@ static void release(struct ts_batch *batch)
 	for (unsigned w = 0; w < TS_CHUNK_PAGES / 64; w++)
 		part.bits[w] = batch->releasing.bits[w] & batch->unmapped.bits[w];
 	if (ts_pageset_count(&part)) {
-		let_go(batch, &part);
+		let_go(batch, &part, UINT64_MAX);
 		wake_part(batch, shard, &part);
 	}
 	for (;;) {
 		part = (struct ts_pageset){ { 0 } };
 		nr_pages = 0;
 		TS_PAGESET_EACH(i, &batch->releasing)
-			if (nr_pages < TS_WINDOW_PAGES) {
+			if (nr_pages < WINDOW_PAGES) {
 				ts_pageset_add(&part, i);
 				nr_pages++;
 			}

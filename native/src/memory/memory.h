@@ -31,9 +31,6 @@
 struct ts_staging;
 struct ts_frames;
 
-/* Pages that are punched in one sync window, 1.3 us each (memfd_rwp.c); windows a batch. */
-enum { TS_WINDOW_PAGES = 64, TS_WINDOWS_MAX = TS_CHUNK_PAGES / TS_WINDOW_PAGES };
-
 struct ts_batch {
 	struct ts_region *region;
 	struct ts_frames *frames;
@@ -54,8 +51,7 @@ struct ts_batch {
 	bool skip_touched;           /* memfd: leave pages alone that were touched since the scan */
 	uint32_t nr_cancelled, nr_failed;
 	uint32_t nr_back;            /* of both: published and taken back */
-	uint32_t nr_windows;         /* memfd, rwp: sync windows, and how long they were */
-	uint64_t window_ns[TS_WINDOWS_MAX];
+	struct ts_hist *windows;     /* memfd, rwp: how long each sync window was */
 	struct ts_batch *next;       /* in the list of batches on probation */
 };
 
