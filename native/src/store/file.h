@@ -249,6 +249,8 @@ bool ts_file_ring_register(struct io_uring *ring, void *base, size_t len_bytes);
 struct io_uring_sqe *ts_file_ring_sqe(struct io_uring *ring);
 /* Hands the request over; a negative error means that it will not complete. */
 int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe);
+/* Hands over all that is in the ring; after an error io_uring_sq_ready() of them are left in it. */
+int ts_file_ring_send(struct io_uring *ring);
 
 /* ---- file_read.c -------------------------------------------------------------------------- */
 int ts_file_reader_open(struct ts_store *store, struct ts_reader **reader_out);

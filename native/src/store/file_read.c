@@ -2,7 +2,11 @@
  *
  * file_read.c — get and reap: one read of whole blocks for each frame, straight into the
  * caller's buffer, and a look at the record's head before anybody sees the bytes.  This is the
- * way of a fault: no allocation, no lock, no log. */
+ * way of a fault: no allocation, no lock, no log.
+ *
+ * A get that comes while another read is under way is queued, and handed to the kernel with its
+ * like by the next reap: one system call and one interrupt of the device's host for all of them.
+ * Nobody waits for such a read for want of a reap, because the one under way ends in one. */
 #include <errno.h>
 #include <string.h>
 
@@ -15,7 +19,15 @@ struct reader {
 	bool has_file;
 	uint8_t *arena;             /* registered; NULL: none */
 	size_t arena_bytes;
-	unsigned nr_pending;
+	unsigned nr_pending;        /* of requests: queued, under way, refused */
+	unsigned nr_queued, nr_refused;
+	struct queued {
+		struct io_uring_sqe *sqe;
+		struct ts_get *request;
+	} *queued;                  /* [reader_depth] */
+	/* By the kernel when they were handed to it; to be reported by this reap. */
+	struct ts_get **refused;    /* [reader_depth] */
+	int refusal;
 };
 
 /* ts_get.store_priv while a request is pending */
@@ -28,6 +40,13 @@ static struct ts_file *file_of(struct reader *reader)
 
 /* ---- Readers ----------------------------------------------------------------------------- */
 
+static void free_reader(struct reader *reader)
+{
+	free(reader->queued);
+	free(reader->refused);
+	free(reader);
+}
+
 int ts_file_reader_open(struct ts_store *store, struct ts_reader **reader_out)
 {
 	struct ts_file *file = TS_CONTAINER(store, struct ts_file, base);
@@ -36,11 +55,17 @@ int ts_file_reader_open(struct ts_store *store, struct ts_reader **reader_out)
 	if (!reader)
 		return ts_fail(-ENOMEM, "%s: out of memory for a reader", file->path);
 	reader->base.store = store;
+	reader->queued = calloc(file->reader_depth, sizeof(*reader->queued));
+	reader->refused = calloc(file->reader_depth, sizeof(struct ts_get *));
+	if (!reader->queued || !reader->refused) {
+		free_reader(reader);
+		return ts_fail(-ENOMEM, "%s: out of memory for a reader", file->path);
+	}
 	/* Twice: a request that was refused leaves an entry behind (file_ring.c). */
 	int ret = ts_file_ring_open(file, 2 * file->reader_depth, &reader->ring,
 				    &reader->has_file);
 	if (ret) {
-		free(reader);
+		free_reader(reader);
 		return ret;
 	}
 	*reader_out = &reader->base;
@@ -66,7 +91,7 @@ void ts_file_reader_close(struct ts_reader *base)
 	if (!base)
 		return;
 	io_uring_queue_exit(&reader->ring);
-	free(reader);
+	free_reader(reader);
 }
 
 int ts_file_reader_fd(struct ts_reader *base)
@@ -90,7 +115,7 @@ static uint64_t blocks_of(const struct ts_file *file, const struct ts_get *reque
 	return first;
 }
 
-static int submit(struct reader *reader, struct ts_get *request)
+static int submit(struct reader *reader, struct ts_get *request, bool may_queue)
 {
 	struct ts_file *file = file_of(reader);
 	struct io_uring_sqe *sqe = ts_file_ring_sqe(&reader->ring);
@@ -111,9 +136,30 @@ static int submit(struct reader *reader, struct ts_get *request)
 	if (reader->has_file)
 		io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
 	io_uring_sqe_set_data(sqe, request);
+	if (may_queue && reader->nr_pending > reader->nr_queued) {
+		reader->queued[reader->nr_queued++] = (struct queued){ sqe, request };
+		reader->nr_pending++;
+		return 0;
+	}
 	int ret = ts_file_ring_submit(&reader->ring, sqe);
 	reader->nr_pending += ret == 0;
 	return ret;
+}
+
+/* Hands the queue to the kernel.  What it does not take is refused, and neutralised as in
+ * file_ring.c. */
+static void flush(struct reader *reader)
+{
+	if (!reader->nr_queued)
+		return;
+	reader->refusal = ts_file_ring_send(&reader->ring);
+	unsigned nr_left = TS_MIN(io_uring_sq_ready(&reader->ring), reader->nr_queued);
+	for (unsigned i = reader->nr_queued - nr_left; i < reader->nr_queued; i++) {
+		io_uring_prep_nop(reader->queued[i].sqe);
+		io_uring_sqe_set_data(reader->queued[i].sqe, NULL);
+		reader->refused[reader->nr_refused++] = reader->queued[i].request;
+	}
+	reader->nr_queued = 0;
 }
 
 /* The request is over: lets go of the segment, sets the status. */
@@ -161,7 +207,7 @@ static bool complete(struct reader *reader, struct ts_get *request, int result)
 		status = check_record(file, request);
 	} else if ((result > 0 || result == -EINTR || result == -EAGAIN) &&
 		   request->store_priv[PRIV_RETRIES]++ < TS_FILE_RETRY_MAX) {
-		status = submit(reader, request);
+		status = submit(reader, request, false);
 		if (status == 0)
 			return false;
 	} else {
@@ -190,7 +236,7 @@ int ts_file_get(struct ts_reader *base, struct ts_get *request)
 	request->store_priv[PRIV_DONE] = 0;
 	request->store_priv[PRIV_RETRIES] = 0;
 	blocks_of(file, request, &len_bytes);
-	int ret = len_bytes > request->cap_bytes ? -ENOBUFS : submit(reader, request);
+	int ret = len_bytes > request->cap_bytes ? -ENOBUFS : submit(reader, request, true);
 	if (ret == 0)
 		return 1;
 	finish(file, request, ret);
@@ -230,6 +276,11 @@ int ts_file_reap(struct ts_reader *base, struct ts_get **done, unsigned done_max
 	struct reader *reader = TS_CONTAINER(base, struct reader, base);
 	unsigned nr_done = 0;
 
+	flush(reader);
+	for (; reader->nr_refused && nr_done < done_max; reader->nr_pending--) {
+		done[nr_done] = reader->refused[--reader->nr_refused];
+		finish(file_of(reader), done[nr_done++], reader->refusal);
+	}
 	while (nr_done < done_max) {
 		struct io_uring_cqe *cqe = next_cqe(reader);
 

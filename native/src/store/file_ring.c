@@ -65,7 +65,7 @@ static int submit_once(struct io_uring *ring)
 	return TS_INJECT(TS_SITE_URING_SUBMIT) ? -errno : io_uring_submit(ring);
 }
 
-int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe)
+int ts_file_ring_send(struct io_uring *ring)
 {
 	int ret = 0;
 
@@ -77,9 +77,18 @@ int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe)
 	}
 	if (io_uring_sq_ready(ring) == 0)
 		return 0;
+	return ret < 0 ? ret : -EIO;
+}
+
+int ts_file_ring_submit(struct io_uring *ring, struct io_uring_sqe *sqe)
+{
+	int ret = ts_file_ring_send(ring);
+
+	if (ret == 0)
+		return 0;
 	/* The entry stays in the ring and would go out with the next one, into a buffer that is
 	 * no longer ours: turn it into a request for nothing that nobody waits for. */
 	io_uring_prep_nop(sqe);
 	io_uring_sqe_set_data(sqe, NULL);
-	return ret < 0 ? ret : -EIO;
+	return ret;
 }
