@@ -90,13 +90,14 @@ class Codec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Literal["raw", "lz4", "zstd"] = "lz4"
     level: int = 1
-    """lz4: acceleration, higher is faster; zstd: level; 1 for both."""
+    """lz4: acceleration, higher is faster, 1 if not given; zstd: level, 3 if not given."""
 
     def __str__(self) -> str:
-        return self.name if self.level == 1 else f"{self.name}:{self.level}"
+        return self.name if self.level == _LEVEL[self.name] else f"{self.name}:{self.level}"
 
 
 _LEVELS = {"raw": (1, 1), "lz4": (1, 64), "zstd": (-50, 19)}
+_LEVEL = {"raw": 1, "lz4": 1, "zstd": 3}
 _CODEC_HINT = 'write "raw", "lz4", "lz4:ACCELERATION", "zstd" or "zstd:LEVEL"'
 
 
@@ -110,7 +111,7 @@ def _parse_codec(value: object) -> Codec:
         raise ValueError(f"{value!r} is not a codec; {_CODEC_HINT}")
     low, high = _LEVELS[name]
     try:
-        level = int(level_text) if colon else 1
+        level = int(level_text) if colon else _LEVEL[name]
     except ValueError:
         raise ValueError(f"{value!r} has no whole number as its level; {_CODEC_HINT}") from None
     if not low <= level <= high or (name == "zstd" and level == 0):

@@ -178,7 +178,7 @@ struct ts_tier_options {
 	const char *path;
 	uint64_t size_bytes;        /* required */
 	uint32_t codec;             /* enum ts_codec */
-	int32_t level;              /* lz4: acceleration, 1 .. 64; zstd: level, -50 .. 19; 0: 1 */
+	int32_t level;              /* lz4: acceleration, 1 .. 64; zstd: -50 .. 19; 0: 1 and 3 */
 	uint32_t range_bytes;       /* 4 KiB .. 256 KiB, a power of two; 0: 4 KiB */
 	uint32_t demote_after_ms;   /* frames older than this move down; 0: by fill only */
 	uint8_t demote_above_pct;   /* fuller than this: oldest frames move down; 0: 90 */

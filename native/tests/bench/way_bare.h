@@ -62,7 +62,7 @@ static void *bare_encode_run(void *arg)
 	uint64_t at = 0, i;
 
 	CHECK(zstd != NULL);
-	ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, 1);
+	ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, 3);
 	while ((i = atomic_fetch_add(&bare.next, 1)) < bare.nr_ranges) {
 		const unsigned char *from = bare.memory->mem + i * bare.range_bytes;
 		uint32_t len = bare_encode(zstd, from, bare.out[thread] + at);
