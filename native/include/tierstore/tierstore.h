@@ -35,7 +35,9 @@
  * the list of regions in the moment in which one is attached or detached.
  *
  * Structs that go in or out start with `size`, which the caller sets to sizeof (as compiled).
- * New members come at the end; a zeroed member means its default.
+ * New members come at the end; a zeroed member means its default.  A program that was compiled with
+ * an older or a newer header than the library's works: nothing beyond its size is read or written,
+ * and results that this library does not know are zero.  Symbols carry versions (TIERSTORE_0.1).
  */
 #ifndef TIERSTORE_H
 #define TIERSTORE_H
@@ -243,6 +245,7 @@ struct ts_region_options {
 	uint32_t guard_scans;      /* a page that came back is left alone for this many scans; at
 				    * most 15; 0: 2 */
 	uint8_t collapse;          /* ask for huge pages again once 2 MiB are all resident */
+	uint8_t unused[7];         /* were padding, which a caller need not have zeroed */
 	uint8_t is_persistent;     /* memfd, with ts_engine_options.state_dir: if this process dies,
 				    * another one that has the memfd attaches it again under the
 				    * same name, length and offset, and finds its evicted pages */

@@ -24,6 +24,7 @@
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "track/track.h"
+#include "util/sized.h"
 
 enum {
 	PROBATION_MS = 1000,
@@ -257,19 +258,18 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *options,
 		     struct ts_region **region_out)
 {
-	struct ts_region_options known = { 0 };
+	struct ts_region_options known;
 	char name[64];
+	int rc = ts_sized_in(&known, sizeof(known), options, "ts_region_options");
 
-	if (options->size < sizeof(options->size))
-		return ts_fail(TS_EVERSION, "ts_region_options.size is %zu: set it to sizeof the "
-			       "struct", options->size);
-	memcpy(&known, options, TS_MIN(options->size, sizeof(known)));
+	if (rc)
+		return rc;
 	TS_SCOPED_LOCK(&engine->control);
 	if (known.name)
 		snprintf(name, sizeof(name), "%s", known.name);
 	else
 		snprintf(name, sizeof(name), "region%u", engine->next_region_id + 1);
-	int rc = check_options(engine, &known, name);
+	rc = check_options(engine, &known, name);
 	if (!rc)
 		rc = check_overlap(engine, &known, name);
 	if (!rc)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/engine.h"
+#include "util/sized.h"
 #include "util/thread.h"
 
 struct ts_cycle {
@@ -103,6 +104,11 @@ static void *run(void *arg)
 
 int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *options)
 {
+	struct ts_cycle_options known;
+	int rc = ts_sized_in(&known, sizeof(known), options, "ts_cycle_options");
+
+	if (rc)
+		return rc;
 	TS_SCOPED_LOCK(&engine->control);
 	if (engine->cycle)
 		return ts_fail(TS_ESTATE, "a cycle is running already");
@@ -111,8 +117,7 @@ int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *opti
 	struct ts_cycle *cycle = calloc(1, sizeof(*cycle));
 	if (!cycle)
 		return ts_fail(-ENOMEM, "cycle: out of memory");
-	if (options)
-		memcpy(&cycle->options, options, TS_MIN(options->size, sizeof(cycle->options)));
+	cycle->options = known;
 	cycle->engine = engine;
 	cycle->options.interval_ms =
 		cycle->options.interval_ms ? cycle->options.interval_ms : 30000;
@@ -120,7 +125,7 @@ int ts_cycle_start(struct ts_engine *engine, const struct ts_cycle_options *opti
 	cycle->options.budget_pct = cycle->options.budget_pct ? cycle->options.budget_pct : 25;
 	pthread_mutex_init(&cycle->lock, NULL);
 	ts_cond_init(&cycle->wake);
-	int rc = ts_thread_start(&cycle->thread, "ts-cycle", run, cycle);
+	rc = ts_thread_start(&cycle->thread, "ts-cycle", run, cycle);
 	if (rc) {
 		free(cycle);
 		return rc;

@@ -13,6 +13,7 @@
 #include "fault/caller.h"
 #include "fault/server.h"
 #include "os/sys.h"
+#include "util/sized.h"
 
 enum {
 	STAGING_DEFAULT_MIB = 1024,
@@ -43,30 +44,14 @@ static int check_options(const struct ts_engine_options *options)
 	return 0;
 }
 
-/* A struct from a caller compiled against an older or newer header: what both know. */
-static int copy_sized(void *dst, size_t dst_size, const void *src, const char *what)
-{
-	size_t src_size = 0;
-
-	memset(dst, 0, dst_size);
-	if (!src)
-		return 0;
-	memcpy(&src_size, src, sizeof(src_size));
-	if (src_size < sizeof(size_t) || src_size > 64 * 1024)
-		return ts_fail(TS_EVERSION, "%s.size is %zu: set it to sizeof the struct", what,
-			       src_size);
-	memcpy(dst, src, TS_MIN(src_size, dst_size));
-	return 0;
-}
-
 int ts_engine_open(const struct ts_engine_options *options, struct ts_engine **engine_out)
 {
 	struct ts_engine *engine = calloc(1, sizeof(*engine));
 
 	if (!engine)
 		return ts_fail(-ENOMEM, "engine: out of memory");
-	int rc =
-		copy_sized(&engine->options, sizeof(engine->options), options, "ts_engine_options");
+	int rc = ts_sized_in(&engine->options, sizeof(engine->options), options,
+			     "ts_engine_options");
 	if (!rc)
 		rc = check_options(&engine->options);
 	engine->probe.size = sizeof(engine->probe);
@@ -124,7 +109,7 @@ int ts_engine_add_tier(struct ts_engine *engine, const struct ts_tier_options *o
 	struct ts_tier_options known;
 
 	TS_SCOPED_LOCK(&engine->control);
-	int rc = copy_sized(&known, sizeof(known), options, "ts_tier_options");
+	int rc = ts_sized_in(&known, sizeof(known), options, "ts_tier_options");
 	if (rc)
 		return rc;
 	if (engine->is_started)

@@ -5,6 +5,7 @@
 
 #include "core/engine.h"
 #include "util/hist.h"
+#include "util/sized.h"
 
 static uint64_t load(_Atomic uint64_t *counter)
 {
@@ -127,14 +128,16 @@ static int fill(struct ts_engine *engine, struct ts_region *only, struct ts_stat
 
 int ts_stats_get(struct ts_engine *engine, struct ts_region *region, struct ts_stats *stats)
 {
-	struct ts_stats *full = calloc(1, sizeof(*full));
+	int rc = ts_sized_check(stats->size, "ts_stats");
 
+	if (rc)
+		return rc;
+	struct ts_stats *full = calloc(1, sizeof(*full));
 	if (!full)
 		return ts_fail(-ENOMEM, "statistics: out of memory");
-	full->size = stats->size;
-	int rc = fill(engine, region, full);
+	rc = fill(engine, region, full);
 	if (!rc)
-		memcpy(stats, full, TS_MIN(stats->size, sizeof(*full)));
+		ts_sized_out(stats, full, sizeof(*full));
 	free(full);
 	return rc;
 }

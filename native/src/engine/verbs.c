@@ -13,6 +13,7 @@
 #include "os/sys.h"
 #include "os/uffd.h"
 #include "track/track.h"
+#include "util/sized.h"
 
 /* Pages that discard handles with the gate closed: 0.1 ms. */
 enum { DISCARD_PAGES = 4096 };
@@ -70,34 +71,39 @@ int ts_region_deactivate(struct ts_region *region)
 
 int ts_region_scan(struct ts_region *region, struct ts_scan_result *result)
 {
-	struct ts_scan_result full = { .size = result->size };
-	int rc = check_can(region, TS_CAN_TRACK, "scan");
+	struct ts_scan_result full = { 0 };
+	int rc = ts_sized_check(result->size, "ts_scan_result");
 
+	if (!rc)
+		rc = check_can(region, TS_CAN_TRACK, "scan");
 	if (!rc)
 		rc = enter(region);
 	if (rc)
 		return rc;
 	rc = ts_track_scan(region, &full);
 	ts_region_leave(region);
-	memcpy(result, &full, TS_MIN(result->size, sizeof(full)));
+	ts_sized_out(result, &full, sizeof(full));
 	return rc;
 }
 
 int ts_region_evict(struct ts_region *region, const struct ts_evict_options *options,
 		    struct ts_evict_result *result)
 {
-	struct ts_evict_options known = { 0 };
-	struct ts_evict_result full = { .size = result->size };
-	int rc = check_can(region, TS_CAN_EVICT, "evict");
+	struct ts_evict_options known;
+	struct ts_evict_result full = { 0 };
+	int rc = ts_sized_in(&known, sizeof(known), options, "ts_evict_options");
 
+	if (!rc)
+		rc = ts_sized_check(result->size, "ts_evict_result");
+	if (!rc)
+		rc = check_can(region, TS_CAN_EVICT, "evict");
 	if (!rc)
 		rc = enter(region);
 	if (rc)
 		return rc;
-	memcpy(&known, options, TS_MIN(options->size, sizeof(known)));
 	rc = ts_evict_pool_run(region->engine->evict, region, &known, &full);
 	ts_region_leave(region);
-	memcpy(result, &full, TS_MIN(result->size, sizeof(full)));
+	ts_sized_out(result, &full, sizeof(full));
 	return rc;
 }
 

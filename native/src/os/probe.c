@@ -20,6 +20,7 @@
 #include "os/uffd.h"
 #include "util/base.h"
 #include "util/limits.h"
+#include "util/sized.h"
 
 enum { TRIAL_BYTES = 2 * TS_PAGE_BYTES };
 
@@ -376,13 +377,12 @@ static void probe_uffd(struct ts_probe *probe)
 
 int ts_probe(struct ts_probe *probe_out)
 {
-	struct ts_probe probe = { .size = probe_out->size };
+	struct ts_probe probe = { 0 };
 	struct utsname name;
+	int rc = ts_sized_check(probe_out->size, "ts_probe");
 
-	if (probe_out->size < offsetof(struct ts_probe, uffd_dev))
-		return ts_fail(TS_ECONFIG, "ts_probe: size is %zu; set it to "
-			       "sizeof(struct ts_probe)",
-			       probe_out->size);
+	if (rc)
+		return rc;
 	probe_uffd(&probe);
 	probe.has_pagemap_scan = try_pagemap_scan();
 	probe.io_uring_error = try_io_uring();
@@ -392,7 +392,6 @@ int ts_probe(struct ts_probe *probe_out)
 	if (uname(&name) == 0)
 		(void)snprintf(probe.kernel_release, sizeof(probe.kernel_release), "%s",
 			       name.release);
-	/* A caller compiled for an older header gets the members it knows. */
-	memcpy(probe_out, &probe, TS_MIN(probe_out->size, sizeof(probe)));
+	ts_sized_out(probe_out, &probe, sizeof(probe));
 	return 0;
 }

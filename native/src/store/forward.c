@@ -18,6 +18,7 @@
 #include "util/base.h"
 #include "util/hook.h"
 #include "util/limits.h"
+#include "util/sized.h"
 
 enum {
 	GUARD_MAGIC = 0x74736764,
@@ -310,17 +311,15 @@ int ts_store_stat_get(struct ts_store *store, struct ts_store_stat *stat)
 {
 	struct guard *guard = guard_of(store);
 	struct ts_store_stat full = { .size = sizeof(full) };
-	size_t size = stat->size;
+	int result = ts_sized_check(stat->size, "ts_store_stat");
 
-	TS_ASSERT(size >= sizeof(stat->size));
-	int result = guard->call.stat(guard->inner, &full);
-	TS_ASSERT(result <= 0);
-	if (result < 0)
+	if (result)
 		return result;
-	full.size = size;
-	memset(stat, 0, size);
-	memcpy(stat, &full, TS_MIN(size, sizeof(full)));
-	return 0;
+	result = guard->call.stat(guard->inner, &full);
+	TS_ASSERT(result <= 0);
+	if (!result)
+		ts_sized_out(stat, &full, sizeof(full));
+	return result;
 }
 
 /* A wrapper adds no keys: the store itself is asked. */

@@ -9,6 +9,7 @@
 
 #include "store/forward.h"
 #include "store/wrap.h"
+#include "util/sized.h"
 
 enum fault_kind { FAULT_GET, FAULT_PUT, FAULT_DEL, FAULT_KINDS };
 
@@ -64,9 +65,11 @@ static struct fault fault_draw(struct fault_store *store, enum fault_kind kind)
 
 static int plan_set(struct fault_store *store, const struct ts_store_fault *plan)
 {
-	struct ts_store_fault full = { 0 };
+	struct ts_store_fault full;
+	int rc = ts_sized_in(&full, sizeof(full), plan, "ts_store_fault");
 
-	memcpy(&full, plan, TS_MIN(plan->size, sizeof(full)));
+	if (rc)
+		return rc;
 	if ((full.is_corrupt || full.is_short) && (full.put_share > 0 || full.del_share > 0))
 		return ts_fail(TS_ECONFIG, "fault: error=corrupt and error=short are for get; put "
 			       "and del can't suffer them");

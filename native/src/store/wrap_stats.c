@@ -6,6 +6,7 @@
 #include "store/forward.h"
 #include "store/wrap.h"
 #include "util/hist.h"
+#include "util/sized.h"
 
 struct stats_store {
 	struct ts_wrap wrap;
@@ -119,15 +120,14 @@ static int stats_reap(struct ts_reader *base, struct ts_get **done, unsigned don
 int ts_store_wrap_stats(struct ts_store *base, struct ts_store_wrap_stat *stat)
 {
 	struct stats_store *store = (struct stats_store *)ts_guard_find(base, &stats_ops);
-	size_t size = stat->size;
+	int rc = ts_sized_check(stat->size, "ts_store_wrap_stat");
 
-	TS_ASSERT(size >= sizeof(stat->size));
+	if (rc)
+		return rc;
 	if (!store)
 		return ts_fail(TS_ENOTFOUND, "store '%s' has no wrapper 'stats'", base->ops->name);
-	memset(stat, 0, size);
 	TS_SCOPED_LOCK(&store->lock);
-	memcpy(stat, &store->stat, TS_MIN(size, sizeof(*stat)));
-	stat->size = size;
+	ts_sized_out(stat, &store->stat, sizeof(store->stat));
 	return 0;
 }
 
