@@ -157,7 +157,8 @@ struct ts_engine_options {
 /* Opens an engine without tiers, regions or running threads.  options == NULL: defaults. */
 TS_API int ts_engine_open(const struct ts_engine_options *options, struct ts_engine **engine_out);
 
-/* Detaches all regions (as ts_region_detach does), stops all threads, closes all tiers.  Blocks.
+/* Detaches all regions (as ts_region_detach does; persistent ones of other processes are left as
+ * they are, for the next engine of the same state_dir), stops all threads, closes all tiers.  Blocks.
  * If a page can't be brought back (its tier is unreadable), the page is poisoned, reported
  * through the log, and the close goes on.  NULL is accepted. */
 TS_API void ts_engine_close(struct ts_engine *engine);
@@ -339,6 +340,54 @@ TS_API const char *ts_region_limits(struct ts_region *region);
  * ts_region_detach() is the way to leave a VM that lives: everything comes back, and the guest runs
  * on in plain RAM.  Blocks.  The region is gone afterwards.  TS_ECONFIG: not an adopted region. */
 TS_API int ts_region_drop(struct ts_region *region);
+
+/* ---- Images ------------------------------------------------------------------------------
+ *
+ * A VM that is restored from a snapshot begins with the memory that the snapshot has.  Imported, the
+ * snapshot's memory lies in the tiers, compressed, once for all VMs that are restored from it; a
+ * region that is adopted with .image finds its pages there, as they are touched.  With a state_dir
+ * an image outlives the process. */
+
+/* Called now and then, with how much of the file is done; returns nonzero to give up (-EINTR). */
+typedef int (*ts_progress_fn)(void *user, uint64_t done_bytes, uint64_t len_bytes);
+
+/* Reads a snapshot's memory file (page n of the image at n * 4096) and puts it into the tiers, the
+ * lowest first.  After ts_engine_start().  Blocks.  TS_ESTATE: there is one of that name; TS_EFULL:
+ * it does not fit, and nothing of it stays. */
+TS_API int ts_image_import(struct ts_engine *engine, const char *name, int fd, uint64_t len_bytes,
+			   ts_progress_fn progress, void *user);
+
+struct ts_image_info {
+	size_t size;
+	char name[64];
+	uint64_t len_bytes;
+	uint64_t nr_stored, nr_filled;  /* pages in frames; of one value that is not zero */
+	uint32_t nr_regions;            /* that began as this image, and are still there */
+};
+/* Fills up to nr_max infos (infos[0].size is set by the caller); returns how many images there are. */
+TS_API int ts_image_list(struct ts_engine *engine, struct ts_image_info *infos, unsigned nr_max);
+/* TS_ENOTFOUND; TS_EBUSY: a region that began as this image is still there. */
+TS_API int ts_image_remove(struct ts_engine *engine, const char *name);
+
+/* The pages (numbers in the region) that faulted and were away, in the order of their first fault,
+ * at most nr_max; returns how many.  Recorded for regions that began as an image, up to 4 million:
+ * brought back in this order (ts_region_prefetch) the next VM of the image need not wait for them. */
+TS_API int64_t ts_region_working_set(struct ts_region *region, uint32_t *pages, uint64_t nr_max);
+
+/* ---- What an earlier process has left ----------------------------------------------------
+ *
+ * Regions in the state folder that nobody has attached again. */
+struct ts_orphan_info {
+	size_t size;
+	char name[64];
+	uint64_t len_bytes, nr_away;
+	uint8_t identity[32];
+};
+/* As ts_image_list(). */
+TS_API int ts_orphan_list(struct ts_engine *engine, struct ts_orphan_info *infos, unsigned nr_max);
+/* Its guest is gone: frees what is stored of it.  TS_ENOTFOUND.  A guest that is still there can't
+ * be attached again. */
+TS_API int ts_orphan_forget(struct ts_engine *engine, const char *name);
 
 /* ---- The three verbs -------------------------------------------------------------------- */
 

@@ -33,6 +33,7 @@ struct ts_cycle;
 struct ts_tool;
 struct ts_callers;
 struct ts_statedir;
+struct ts_image;
 
 /* For a tier of an engine whose frames outlive it. */
 struct ts_tier_state {
@@ -85,6 +86,7 @@ struct ts_engine {
 	struct ts_frames frames;
 	struct ts_fills fills;
 	struct ts_statedir *state;       /* what outlives us (engine/state.h); NULL: nothing */
+	struct ts_image *images;      /* a list (engine/image.h); guarded by control */
 	struct ts_staging staging;
 	uint64_t secret;
 	uint32_t tick_ms;             /* unit of frame ages */

@@ -193,15 +193,17 @@ static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 	return rc;
 }
 
-int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot, uint32_t region_id,
-		    uint32_t page, struct ts_frame_head *head_out)
+int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
+		    const struct ts_region *region, uint32_t page, struct ts_frame_head *head_out)
 {
 	if (!slot->is_decoded && decode(fetch, slot) < 0)
 		return TS_ECORRUPT;
 	*head_out = fetch->raw_head;
 	uint32_t bit = page - head_out->base_page;
-	if (head_out->region != region_id || page < head_out->base_page ||
-	    bit >= TS_FRAME_PAGES_MAX || !(head_out->page_bits >> bit & 1))
+	bool is_owner = head_out->region == region->id ||
+			(region->image_id && head_out->region == region->image_id);
+	if (!is_owner || page < head_out->base_page || bit >= TS_FRAME_PAGES_MAX ||
+	    !(head_out->page_bits >> bit & 1))
 		return TS_ECORRUPT;
 	return __builtin_popcountll(head_out->page_bits & ((UINT64_C(1) << bit) - 1));
 }

@@ -19,6 +19,7 @@
 
 #include "engine/adopt.h"
 #include "engine/life.h"
+#include "engine/state.h"
 #include "engine/tool.h"
 #include "os/handed.h"
 #include "os/pagemap.h"
@@ -173,11 +174,13 @@ static int add_pages(struct ts_region *region, const struct ts_remote_range *ran
 {
 	uint32_t nr_pages = (uint32_t)(range->len_bytes >> TS_PAGE_SHIFT);
 
-	for (uint32_t page = first_page; page < first_page + nr_pages; page++)
+	/* What an earlier process knew of them stands there. */
+	bool is_known = first_page + nr_pages <= region->nr_resumed;
+	for (uint32_t page = first_page; page < first_page + nr_pages && !is_known; page++)
 		atomic_store_explicit(&region->words[page], ts_word_make(TS_ZERO, 0, 0),
 				      memory_order_relaxed);
 	if (range->backing_fd < 0)
-		return region->pagemap_fd < 0 ? 0 :
+		return region->pagemap_fd < 0 || is_known ? 0 :
 		       ts_life_populate_anon(region, range->addr, first_page, nr_pages);
 	int fd = fcntl(range->backing_fd, F_DUPFD_CLOEXEC, 3);
 	if (fd < 0)
@@ -185,7 +188,7 @@ static int add_pages(struct ts_region *region, const struct ts_remote_range *ran
 	if (region->memfd < 0)
 		region->memfd = fd;
 	ts_region_add_backing(region, first_page, nr_pages, fd, range->backing_offset);
-	int rc = ts_life_populate_shared(region, first_page, nr_pages);
+	int rc = is_known ? 0 : ts_life_populate_shared(region, first_page, nr_pages);
 	if (rc) {
 		/* Nobody has seen pages that are not counted yet. */
 		atomic_fetch_sub(&region->nr_backings, 1);
@@ -213,7 +216,11 @@ static int add_range(struct ts_region *region, const struct ts_remote_range *ran
 {
 	uint32_t first_page = region->nr_pages;
 
+	/* Ranges that came while nobody served are not written down yet. */
+	bool is_new = region->nr_resumed && first_page >= region->nr_resumed;
 	int rc = ts_adopt_check_registered(region, range);
+	if (!rc && is_new)
+		rc = ts_adopt_grow(region, range);
 	if (!rc)
 		rc = add_pages(region, range, first_page);
 	if (rc > -10000 && rc < 0)
@@ -254,6 +261,9 @@ static int init_tables(struct ts_region *region, uint64_t len_bytes, uint64_t le
 {
 	uint32_t nr_pages_max = (uint32_t)(TS_MAX(len_bytes, len_max_bytes) >> TS_PAGE_SHIFT);
 
+	if (region->state.base)
+		nr_pages_max = region->nr_pages_max;
+
 	region->pages_per_shard = (nr_pages_max + TS_CHUNK_PAGES - 1) / TS_CHUNK_PAGES *
 				  TS_CHUNK_PAGES;
 	int rc = ts_region_pages_init(region, 0, nr_pages_max, region->engine->secret);
@@ -263,7 +273,7 @@ static int init_tables(struct ts_region *region, uint64_t len_bytes, uint64_t le
 }
 
 static int open_region(struct ts_engine *engine, struct ts_region *region,
-		       const struct ts_adopt_options *options, const struct ts_remote_range *ranges)
+		       const struct ts_adopt_options *options, struct ts_remote_range *ranges)
 {
 	uint32_t modes = options->modes;
 	uint64_t features, len_bytes;
@@ -274,6 +284,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		rc = take_uffd(region, options->uffd, &features);
 	if (!rc)
 		rc = check_is_new(engine, region);
+	if (!rc)
+		rc = ts_adopt_claim(engine, region, options, ranges, len_bytes);
 	if (!rc)
 		rc = init_tables(region, len_bytes, options->len_max_bytes);
 	if (!rc)
@@ -290,7 +302,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	}
 	region->memory = region->memfd >= 0 ? &ts_memory_memfd_ops : &ts_memory_anon_ops;
 	judge(region, modes, can_punch);
-	return rc;
+	return rc ? rc : ts_adopt_learn(engine, region);
 }
 
 static void wake_all(struct ts_region *region)
@@ -341,15 +353,19 @@ int ts_region_adopt(struct ts_engine *engine, const struct ts_adopt_options *opt
 	rc = open_region(engine, region, &known, ranges);
 	if (rc) {
 		/* Its memory stays registered, as it was. */
+		ts_state_region_undo(engine, region);
 		ts_life_destroy(region);
 		return rc;
 	}
 	rc = ts_life_serve(engine, region);
 	if (rc) {
 		ts_life_release(engine, region);
+		ts_state_region_undo(engine, region);
 		ts_life_destroy(region);
 		return rc;
 	}
+	if (region->nr_resumed)
+		ts_adopt_unprotect(region);
 	wake_all(region);
 	ts_log(engine, TS_LOG_INFO, "%s: adopted, %u pages, tracker %s, memory %s%s%s", name,
 	       (unsigned)region->nr_pages, region->tracker->name, region->memory->name,
@@ -389,10 +405,15 @@ int ts_region_add_range(struct ts_region *region, const struct ts_remote_range *
 		rc = ts_adopt_check_against(region, &known);
 	if (!rc)
 		rc = check_room(region, &known);
-	if (!rc)
-		rc = add_range(region, &known);
+	if (!rc && !region->nr_resumed)
+		rc = ts_adopt_grow(region, &known);
 	if (rc)
 		return rc;
+	rc = add_range(region, &known);
+	if (rc) {
+		ts_adopt_shrink(region);
+		return rc;
+	}
 	wake_all(region);
 	ts_log(region->engine, TS_LOG_INFO, "%s: %" PRIu64 " pages added, now %u", region->name,
 	       known.len_bytes >> TS_PAGE_SHIFT, (unsigned)region->nr_pages);
@@ -425,6 +446,7 @@ void ts_adopt_drop(struct ts_region *region)
 	atomic_store(&region->is_dropped, true);
 	ts_life_drain(engine, region);
 	ts_life_release(engine, region);
+	ts_state_region_drop(engine, region);
 	ts_life_drop_frames(engine, region);
 	ts_life_add_past(engine, region);
 	ts_log(engine, TS_LOG_INFO, "%s: dropped", region->name);

@@ -20,4 +20,22 @@ bool ts_adopt_is_gone(struct ts_region *region);
 /* Frees its frames and itself; nothing is brought back. */
 void ts_adopt_drop(struct ts_region *region);
 
+/* ---- adopt_state.c ---------------------------------------------------------------------- */
+
+/* Image and state folder: words, if the region is to outlive us; ranges get the order that its pages
+ * are numbered in.  Before its tables are made. */
+int ts_adopt_claim(struct ts_engine *engine, struct ts_region *region,
+		   const struct ts_adopt_options *options, struct ts_remote_range *ranges,
+		   uint64_t len_bytes);
+/* Writes down a range that is about to be added; undoes that. */
+int ts_adopt_grow(struct ts_region *region, const struct ts_remote_range *range);
+void ts_adopt_shrink(struct ts_region *region);
+/* All ranges are there, and nobody sees the region yet: pages become what the process before us
+ * left, or the image's. */
+int ts_adopt_learn(struct ts_engine *engine, struct ts_region *region);
+/* Served: lifts the guards that are left.  Then everybody is to be woken. */
+void ts_adopt_unprotect(struct ts_region *region);
+/* A persistent one: stops serving it, and leaves everything as it is for the next process. */
+void ts_adopt_leave(struct ts_region *region);
+
 #endif

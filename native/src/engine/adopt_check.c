@@ -24,9 +24,6 @@ int ts_adopt_check_options(struct ts_engine *engine, const struct ts_adopt_optio
 {
 	if (!engine->is_started)
 		return ts_fail(TS_ESTATE, "%s: start the engine before regions are adopted", name);
-	if (options->image || options->is_persistent)
-		return ts_fail(TS_EUNSUPPORTED, "%s: images and persistent regions of another "
-			       "process are not there yet", name);
 	if (options->tracker != TS_TRACKER_AUTO)
 		return ts_fail(TS_ECONFIG, "%s: the registration decides about the tracker: leave "
 			       "it at auto", name);

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include "core/engine.h"
+#include "engine/adopt.h"
+#include "engine/image.h"
 #include "engine/keeper.h"
 #include "engine/state.h"
 #include "engine/tool.h"
@@ -217,7 +219,10 @@ void ts_engine_close(struct ts_engine *engine)
 		return;
 	(void)ts_cycle_stop(engine);
 	for (unsigned r = 0; r < TS_REGION_MAX; r++)
-		if (engine->regions[r]) {
+		if (engine->regions[r] && engine->regions[r]->is_remote &&
+		    engine->regions[r]->state.base) {
+			ts_adopt_leave(engine->regions[r]);
+		} else if (engine->regions[r]) {
 			int rc = ts_region_detach(engine->regions[r]);
 			if (rc)
 				ts_log(engine, TS_LOG_ERROR, "close: detach: %s", ts_last_error());
@@ -225,6 +230,7 @@ void ts_engine_close(struct ts_engine *engine)
 	stop(engine);
 	for (unsigned t = 0; t < engine->nr_tiers; t++)
 		ts_tier_close(&engine->tiers[t]);
+	ts_images_free(engine);
 	ts_state_close(engine);
 	ts_dict_table_destroy(engine->dicts);
 	ts_fills_finish(&engine->fills);

@@ -224,6 +224,7 @@ void ts_life_destroy(struct ts_region *region)
 {
 	close_all(region);
 	ts_sys_free_pages((void *)region->marks, (size_t)region->nr_pages_max / 8 + 8);
+	ts_sys_free_pages(region->faulted, region->nr_faulted_max * sizeof(uint32_t));
 	if (region->words)
 		ts_region_pages_finish(region);
 	free(region);

@@ -18,6 +18,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "engine/image.h"
 #include "os/sys.h"
 
 #define HEAD_MAGIC "TSSTATE"
@@ -179,7 +180,9 @@ static void count_frame(void *user, uint32_t id, uint32_t entry)
 static int take_over(struct ts_engine *engine)
 {
 	ts_frames_recount_begin(&engine->frames);
-	int rc = ts_state_load_regions(engine);
+	int rc = ts_images_load(engine);
+	if (!rc)
+		rc = ts_state_load_regions(engine);
 	ts_frames_recount_end(&engine->frames, count_frame, engine);
 	engine->next_region_id = atomic_load(&engine->state->head->next_region_id);
 	return rc;

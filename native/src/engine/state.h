@@ -10,6 +10,7 @@
  * Files in the folder, which is locked while it is in use (FORMAT.md):
  *   engine          head, tiers, fills      frames         the frame table
  *   region-N        a region's words        tier-N.index   the file store's (file_state.c)
+ *   image-N         an image's words (image.h)
  */
 #ifndef TS_ENGINE_STATE_H
 #define TS_ENGINE_STATE_H
@@ -132,7 +133,10 @@ struct ts_state_claim {
 	struct ts_state_range *ranges;
 	unsigned nr_ranges;
 	uint32_t nr_pages, nr_pages_max;
+	uint32_t image_id;            /* of the image that a new region begins as */
 	bool is_resumed;              /* out */
+	uint32_t nr_resumed;          /* out: pages of ranges that were there; more ranges may come
+				       * after them */
 };
 int ts_state_region_claim(struct ts_engine *engine, struct ts_region *region,
 			  struct ts_state_claim *claim);
@@ -143,6 +147,8 @@ int ts_state_region_resolve(struct ts_engine *engine, struct ts_region *region);
 /* More memory at the end (nr_pages is the new count).  Before the words are used. */
 int ts_state_region_grow(struct ts_engine *engine, struct ts_region *region,
 			 const struct ts_state_range *range, uint32_t nr_pages);
+/* The last range after all not. */
+void ts_state_region_shrink(struct ts_region *region);
 /* Nothing of it is away any more, or nobody wants it: the file goes. */
 void ts_state_region_drop(struct ts_engine *engine, struct ts_region *region);
 /* The attach has failed: what an earlier process has left stays, what is new goes. */

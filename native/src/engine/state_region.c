@@ -167,10 +167,11 @@ static bool range_is_same(const struct ts_state_range *a, const struct ts_state_
 	return !memcmp(a, b, sizeof(*a));
 }
 
-/* The same ranges, in any order, which becomes the order that the pages are numbered in. */
+/* The same ranges, in any order, and others that were added meanwhile: they get the order that the
+ * pages are numbered in. */
 static bool order_ranges(const struct ts_state_region *old, struct ts_state_claim *claim)
 {
-	if (claim->nr_ranges != old->nr_ranges || claim->nr_pages != old->nr_pages)
+	if (claim->nr_ranges < old->nr_ranges || claim->nr_pages > old->nr_pages_max)
 		return false;
 	for (unsigned i = 0; i < old->nr_ranges; i++) {
 		unsigned k = i;
@@ -237,7 +238,9 @@ static int open_words(struct ts_engine *engine, struct ts_region *region,
 			       region->name, (unsigned long long)nr_lost);
 	}
 	region->id = orphan->region.id;
+	region->image_id = orphan->region.image_id;
 	claim->nr_pages_max = orphan->region.nr_pages_max;
+	claim->nr_resumed = orphan->region.nr_pages;
 	claim->is_resumed = true;
 	remove_orphan(engine->state, orphan);
 	return 0;
@@ -250,6 +253,7 @@ static int create_words(struct ts_engine *engine, struct ts_region *region,
 	struct ts_state_region head = {
 		.id = region->id, .nr_pages = claim->nr_pages,
 		.nr_pages_max = claim->nr_pages_max, .nr_ranges = claim->nr_ranges,
+		.image_id = claim->image_id,
 	};
 	char path[4096];
 
@@ -309,6 +313,14 @@ int ts_state_region_grow(struct ts_engine *engine, struct ts_region *region,
 	head.nr_pages = nr_pages;
 	write_head(region->state.base, &head);
 	return 0;
+}
+
+void ts_state_region_shrink(struct ts_region *region)
+{
+	struct ts_state_region head = *current_head(region->state.base);
+
+	head.nr_pages -= (uint32_t)(head.ranges[--head.nr_ranges].len_bytes >> TS_PAGE_SHIFT);
+	write_head(region->state.base, &head);
 }
 
 /* ---- Marks ------------------------------------------------------------------------------ */
@@ -427,4 +439,62 @@ void ts_state_region_leave(struct ts_engine *engine, struct ts_region *region)
 	if (region->state.base && state->nr_orphans < TS_STATE_ORPHAN_MAX)
 		state->orphans[state->nr_orphans++] = (struct ts_state_orphan){
 			.region = *current_head(region->state.base) };
+}
+
+/* ---- Orphans ---------------------------------------------------------------------------- */
+
+int ts_orphan_list(struct ts_engine *engine, struct ts_orphan_info *infos, unsigned nr_max)
+{
+	size_t size = nr_max ? infos[0].size : 0;
+	unsigned i = 0;
+
+	TS_SCOPED_LOCK(&engine->control);
+	for (; engine->state && i < engine->state->nr_orphans && i < nr_max; i++) {
+		const struct ts_state_orphan *orphan = &engine->state->orphans[i];
+		struct ts_orphan_info info = {
+			.size = size, .nr_away = orphan->nr_away,
+			.len_bytes = (uint64_t)orphan->region.nr_pages << TS_PAGE_SHIFT,
+		};
+		memcpy(info.name, orphan->region.name, sizeof(info.name));
+		memcpy(info.identity, orphan->region.identity, sizeof(info.identity));
+		memcpy((char *)infos + i * size, &info, TS_MIN(size, sizeof(info)));
+	}
+	return engine->state ? (int)engine->state->nr_orphans : 0;
+}
+
+static void free_frames(struct ts_engine *engine, ts_word_slot *words, uint32_t nr_pages)
+{
+	for (uint32_t page = 0; page < nr_pages; page++) {
+		uint32_t frame = ts_state_frame_of(ts_word_load(&words[page]));
+		if (frame && frame < engine->frames.nr_ids &&
+		    ts_frame_refs(ts_frames_load(&engine->frames, frame)))
+			ts_frames_drop_page(&engine->frames, frame);
+	}
+}
+
+int ts_orphan_forget(struct ts_engine *engine, const char *name)
+{
+	struct ts_mapfile map;
+	char path[4096];
+
+	TS_SCOPED_LOCK(&engine->control);
+	struct ts_state_orphan *orphan = engine->state ? find_orphan(engine->state, name) : NULL;
+	if (!orphan)
+		return ts_fail(TS_ENOTFOUND, "nothing is left of a region %s", name);
+	int rc = path_of(engine->state, orphan->region.id, path, sizeof(path));
+	if (!rc)
+		rc = ts_mapfile_open(path, file_bytes(orphan->region.nr_pages), &map);
+	if (rc)
+		return rc;
+	/* The file first: while it is there its words count. */
+	if (unlink(path))
+		rc = ts_fail(-errno, "unlink %s: %m", path);
+	/* One that can't be trusted is freed by the next process, which counts anew. */
+	else if (engine->is_started && !orphan->why[0])
+		free_frames(engine, (ts_word_slot *)((char *)map.base + TS_STATE_HEAD_BYTES),
+			    orphan->region.nr_pages);
+	ts_mapfile_close(&map);
+	if (!rc)
+		remove_orphan(engine->state, orphan);
+	return rc;
 }

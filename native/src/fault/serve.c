@@ -299,6 +299,7 @@ static void note_returned(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot,
 	} else {
 		bool is_refault = ts_install_is_refault(ctx->engine, slot->frame);
 		atomic_fetch_add_explicit(&tier->nr_faults, 1, memory_order_relaxed);
+		ts_region_note_fault(region, slot->page);
 		ts_bump(&region->counters.nr_refaults, is_refault);
 		heat = is_refault ? ts_heat_refaulted(heat, ts_install_guard_scans(region, heat)) :
 		       (uint16_t)ts_heat_make(0, region->guard_scans, 0);
@@ -318,7 +319,7 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	int idx = slot->get.status;
 
 	if (!idx)
-		idx = ts_fetch_decode(&ctx->fetch, slot, region->id, slot->page, &head);
+		idx = ts_fetch_decode(&ctx->fetch, slot, region, slot->page, &head);
 	TS_PHASE(TS_PHASE_FAULT_GOT);
 	if (idx < 0) {
 		poison(ctx, slot, idx == TS_ECORRUPT || idx == TS_ENOTFOUND ? TS_FAIL_CORRUPT :

@@ -9,6 +9,7 @@
 
 enum {
 	REF_ONE = 1 << 4,
+	REFS_PINNED = 255,
 	RESERVE_IDS = 1 << 16,  /* a mapped table gets room for so many at a time */
 };
 
@@ -111,12 +112,19 @@ void ts_frames_free(struct ts_frames *frames, uint32_t id)
 	atomic_fetch_sub(&frames->nr_used, 1);
 }
 
+static bool is_pinned(struct ts_frames *frames, uint32_t id)
+{
+	return ts_frame_refs(ts_frames_load(frames, id)) == REFS_PINNED;
+}
+
 void ts_frames_ref(struct ts_frames *frames, uint32_t id)
 {
+	if (is_pinned(frames, id))
+		return;
 	uint32_t before = atomic_fetch_add_explicit(&frames->entries[id], REF_ONE,
 						    memory_order_relaxed);
 	TS_ASSERT(ts_frame_is_used(before) && ts_frame_refs(before) > 0 &&
-		  ts_frame_refs(before) < 255);
+		  ts_frame_refs(before) < REFS_PINNED - 1);
 }
 
 bool ts_frames_try_ref(struct ts_frames *frames, uint32_t id, unsigned tier)
@@ -150,8 +158,23 @@ static void push_dead(struct ts_frames *frames, uint32_t id)
 			      memory_order_release);
 }
 
+void ts_frames_pin(struct ts_frames *frames, uint32_t id)
+{
+	TS_ASSERT(ts_frame_refs(ts_frames_load(frames, id)) == 1);
+	atomic_fetch_or(&frames->entries[id], (uint32_t)REFS_PINNED << 4);
+}
+
+void ts_frames_unpin(struct ts_frames *frames, uint32_t id)
+{
+	TS_ASSERT(is_pinned(frames, id));
+	atomic_fetch_and(&frames->entries[id], ~((uint32_t)REFS_PINNED << 4));
+	push_dead(frames, id);
+}
+
 void ts_frames_unref(struct ts_frames *frames, uint32_t id)
 {
+	if (is_pinned(frames, id))
+		return;
 	uint32_t before = atomic_fetch_sub_explicit(&frames->entries[id], REF_ONE,
 						    memory_order_acq_rel);
 	TS_ASSERT(ts_frame_is_used(before) && ts_frame_refs(before) > 0);
@@ -267,10 +290,22 @@ bool ts_frames_recount_page(struct ts_frames *frames, uint32_t id, unsigned nr_t
 	uint32_t entry = id && id < frames->nr_ids ? ts_frames_load(frames, id) : 0;
 
 	if (!ts_frame_is_used(entry) || ts_frame_tier(entry) >= nr_tiers ||
-	    !ts_frame_nr_pages(entry) || ts_frame_refs(entry) == 255)
+	    !ts_frame_nr_pages(entry) || ts_frame_refs(entry) == REFS_PINNED - 1)
 		return false;
-	atomic_fetch_add(&frames->entries[id], REF_ONE);
+	if (ts_frame_refs(entry) != REFS_PINNED)
+		atomic_fetch_add(&frames->entries[id], REF_ONE);
 	atomic_fetch_add(&frames->nr_pages[ts_frame_tier(entry)], 1);
+	return true;
+}
+
+bool ts_frames_recount_pinned(struct ts_frames *frames, uint32_t id, unsigned nr_tiers)
+{
+	uint32_t entry = id && id < frames->nr_ids ? ts_frames_load(frames, id) : 0;
+
+	if (!ts_frame_is_used(entry) || ts_frame_tier(entry) >= nr_tiers ||
+	    !ts_frame_nr_pages(entry))
+		return false;
+	atomic_fetch_or(&frames->entries[id], (uint32_t)REFS_PINNED << 4);
 	return true;
 }
 

@@ -9,7 +9,8 @@
  *   bit  31      in use
  *
  * A frame never changes tier or contents.  A reference is held by each page word that names it
- * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  The thread that drops
+ * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  Frames of an image
+ * (engine/image.h) have 255: they are pinned, references to them are not counted.  The thread that drops
  * the last one hands the id to the dead list; the keeper deletes the frame from its store and only
  * then frees the id, so an id is never reused while its old bytes can still be read.
  */
@@ -71,6 +72,11 @@ bool ts_frames_try_ref(struct ts_frames *frames, uint32_t id, unsigned tier);
 /* Any thread, also on the fault path. */
 void ts_frames_unref(struct ts_frames *frames, uint32_t id);
 
+/* From now on references are not counted, and the frame lives until it is unpinned: the caller holds
+ * its only reference; nobody holds one then. */
+void ts_frames_pin(struct ts_frames *frames, uint32_t id);
+void ts_frames_unpin(struct ts_frames *frames, uint32_t id);
+
 /* A dead frame and what its entry was. */
 struct ts_dead_frame {
 	uint32_t id, entry;
@@ -107,6 +113,8 @@ static inline unsigned ts_frame_age(uint32_t entry, uint32_t tick)
 void ts_frames_recount_begin(struct ts_frames *frames);
 /* A page's word names the frame.  False: there is no such frame, or no such tier. */
 bool ts_frames_recount_page(struct ts_frames *frames, uint32_t id, unsigned nr_tiers);
+/* An image's word names the frame. */
+bool ts_frames_recount_pinned(struct ts_frames *frames, uint32_t id, unsigned nr_tiers);
 /* Frames that no word names are free.  Calls fn for the others. */
 void ts_frames_recount_end(struct ts_frames *frames,
 			   void (*fn)(void *user, uint32_t id, uint32_t entry), void *user);

@@ -74,6 +74,11 @@ struct ts_region {
 	const struct ts_tracker_ops *tracker;
 	char name[64];
 	uint32_t id;             /* in frames' headers */
+	uint32_t image_id;       /* of the image that its pages began as; 0: none */
+	/* Pages that faulted and were away, in order; NULL: not recorded. */
+	uint32_t *faulted;
+	uint32_t nr_faulted_max;
+	_Atomic uint32_t nr_faulted;
 	_Atomic uint32_t nr_pages; /* grows by hot-add: read it once for a decision */
 	uint32_t nr_pages_max;     /* the tables have room for so many */
 	uint32_t pages_per_shard;
@@ -99,6 +104,7 @@ struct ts_region {
 
 	ts_word_slot *words;     /* [nr_pages] */
 	struct ts_mapfile state; /* where the words lie, if they outlive the process */
+	uint32_t nr_resumed;     /* pages that an earlier process has served */
 	ts_heat *heat;           /* [nr_pages] */
 	struct ts_kept kept;
 	struct ts_region_counters counters;
@@ -139,6 +145,18 @@ static inline bool ts_region_is_marked(struct ts_region *region, uint32_t page)
 {
 	return atomic_load_explicit(&region->marks[page / 64], memory_order_relaxed) >>
 	       (page % 64) & 1;
+}
+
+/* For the working set; the record ends when it is full. */
+static inline void ts_region_note_fault(struct ts_region *region, uint32_t page)
+{
+	if (!region->faulted ||
+	    atomic_load_explicit(&region->nr_faulted, memory_order_relaxed) >=
+		    region->nr_faulted_max)
+		return;
+	uint32_t i = atomic_fetch_add_explicit(&region->nr_faulted, 1, memory_order_relaxed);
+	if (i < region->nr_faulted_max)
+		__atomic_store_n(&region->faulted[i], page + 1, __ATOMIC_RELEASE);
 }
 
 /* Descriptor and offset of a page of shared memory, and in *run_out how many pages follow it there,
