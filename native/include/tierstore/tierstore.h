@@ -158,7 +158,8 @@ struct ts_engine_options {
 TS_API int ts_engine_open(const struct ts_engine_options *options, struct ts_engine **engine_out);
 
 /* Detaches all regions (as ts_region_detach does; persistent ones of other processes are left as
- * they are, for the next engine of the same state_dir), stops all threads, closes all tiers.  Blocks.
+ * they are, for the next engine of the same state_dir), stops all threads, closes all tiers.
+ * Blocks.
  * If a page can't be brought back (its tier is unreadable), the page is poisoned, reported
  * through the log, and the close goes on.  NULL is accepted. */
 TS_API void ts_engine_close(struct ts_engine *engine);
@@ -343,8 +344,8 @@ TS_API int ts_region_drop(struct ts_region *region);
 
 /* ---- Images ------------------------------------------------------------------------------
  *
- * A VM that is restored from a snapshot begins with the memory that the snapshot has.  Imported, the
- * snapshot's memory lies in the tiers, compressed, once for all VMs that are restored from it; a
+ * A VM that is restored from a snapshot begins with the memory that the snapshot has.  Imported,
+ * the snapshot's memory lies in the tiers, compressed, once for all VMs that are restored from it; a
  * region that is adopted with .image finds its pages there, as they are touched.  With a state_dir
  * an image outlives the process. */
 
@@ -364,14 +365,16 @@ struct ts_image_info {
 	uint64_t nr_stored, nr_filled;  /* pages in frames; of one value that is not zero */
 	uint32_t nr_regions;            /* that began as this image, and are still there */
 };
-/* Fills up to nr_max infos (infos[0].size is set by the caller); returns how many images there are. */
+/* Fills up to nr_max infos (infos[0].size is set by the caller); returns how many images there
+ * are. */
 TS_API int ts_image_list(struct ts_engine *engine, struct ts_image_info *infos, unsigned nr_max);
 /* TS_ENOTFOUND; TS_EBUSY: a region that began as this image is still there. */
 TS_API int ts_image_remove(struct ts_engine *engine, const char *name);
 
 /* The pages (numbers in the region) that faulted and were away, in the order of their first fault,
  * at most nr_max; returns how many.  Recorded for regions that began as an image, up to 4 million:
- * brought back in this order (ts_region_prefetch) the next VM of the image need not wait for them. */
+ * brought back in this order (ts_region_prefetch) the next VM of the image need not wait for
+ * them. */
 TS_API int64_t ts_region_working_set(struct ts_region *region, uint32_t *pages, uint64_t nr_max);
 
 /* ---- What an earlier process has left ----------------------------------------------------

@@ -67,8 +67,8 @@ int ts_fetch_wait(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
 
 /* Decodes what the slot has read into fetch->raw and checks that it is what the page's word
- * promised: the region's or its image's, and containing the page.  Returns the page's index in raw, or
- * TS_ECORRUPT. */
+ * promised: the region's or its image's, and containing the page.  Returns the page's index in raw,
+ * or TS_ECORRUPT. */
 int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
 		    const struct ts_region *region, uint32_t page, struct ts_frame_head *head_out);
 

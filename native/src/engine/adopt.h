@@ -22,8 +22,8 @@ void ts_adopt_drop(struct ts_region *region);
 
 /* ---- adopt_state.c ---------------------------------------------------------------------- */
 
-/* Image and state folder: words, if the region is to outlive us; ranges get the order that its pages
- * are numbered in.  Before its tables are made. */
+/* Image and state folder: words, if the region is to outlive us; ranges get the order that its
+ * pages are numbered in.  Before its tables are made. */
 int ts_adopt_claim(struct ts_engine *engine, struct ts_region *region,
 		   const struct ts_adopt_options *options, struct ts_remote_range *ranges,
 		   uint64_t len_bytes);

@@ -4,8 +4,8 @@
  * as an image (adopt.h).
  *
  * That process may have died at any moment.  Guards of its evictions are still on the pages, faults
- * that it had read have no answer: once the words are right, all protection is lifted, and everybody
- * is woken; who still waits for something asks again.
+ * that it had read have no answer: once the words are right, all protection is lifted, and
+ * everybody is woken; who still waits for something asks again.
  */
 #include <errno.h>
 #include <sched.h>
@@ -77,8 +77,8 @@ static int claim_words(struct ts_engine *engine, struct ts_region *region,
 	};
 
 	if (!engine->state || !options->name)
-		return ts_fail(TS_ECONFIG, "%s: a persistent region needs a name, and an engine with "
-			       "a state_dir", region->name);
+		return ts_fail(TS_ECONFIG, "%s: a persistent region needs a name, and an engine "
+			       "with a state_dir", region->name);
 	claim.nr_pages_max = TS_MAX(claim.nr_pages,
 				    (uint32_t)(options->len_max_bytes >> TS_PAGE_SHIFT));
 	for (unsigned i = 0; i < options->nr_ranges; i++)

@@ -173,8 +173,8 @@ int ts_image_remove(struct ts_engine *engine, const char *name)
 	if (!image)
 		return ts_fail(TS_ENOTFOUND, "there is no image %s", name);
 	if (nr_regions)
-		return ts_fail(TS_EBUSY, "image %s: %u regions began as it and still need its pages",
-			       name, nr_regions);
+		return ts_fail(TS_EBUSY, "image %s: %u regions began as it and still need its "
+			       "pages", name, nr_regions);
 	struct ts_image **link = &engine->images;
 	while (*link != image)
 		link = &(*link)->next;

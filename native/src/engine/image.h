@@ -44,8 +44,8 @@ int ts_image_create(struct ts_engine *engine, const char *name, uint32_t nr_page
 void ts_image_publish(struct ts_engine *engine, struct ts_image *image);
 void ts_image_destroy(struct ts_engine *engine, struct ts_image *image);
 
-/* Gives a region that nobody sees yet the image's pages, but for those that are there.  Its image_id
- * is set (and is in its file, if it has one). */
+/* Gives a region that nobody sees yet the image's pages, but for those that are there.  Its
+ * image_id is set (and is in its file, if it has one). */
 void ts_image_begin(struct ts_engine *engine, struct ts_region *region,
 		    const struct ts_image *image);
 /* Regions that began as an image record their working set.  No memory: they don't. */

@@ -124,6 +124,11 @@ static inline uint32_t ts_state_frame_of(ts_word word)
 
 /* Looks through the folder: counts every word's frame, and fills orphans. */
 int ts_state_load_regions(struct ts_engine *engine);
+int ts_state_region_path(const struct ts_statedir *state, uint32_t id, char *path,
+			 size_t path_bytes);
+/* NULL: there is none of that name. */
+struct ts_state_orphan *ts_state_find_orphan(struct ts_statedir *state, const char *name);
+void ts_state_remove_orphan(struct ts_statedir *state, struct ts_state_orphan *orphan);
 
 /* A region is about to be attached under region->name: finds what an earlier process left of it,
  * which must be the same memory (TS_ESTATE, TS_ECORRUPT), or makes a new file.  Gives region its

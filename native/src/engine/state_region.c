@@ -24,7 +24,8 @@ struct mark {
 	uint32_t region_id;
 };
 
-static int path_of(const struct ts_statedir *state, uint32_t id, char *path, size_t path_bytes)
+int ts_state_region_path(const struct ts_statedir *state, uint32_t id, char *path,
+			 size_t path_bytes)
 {
 	int len = snprintf(path, path_bytes, "%s/region-%08x", state->dir, id);
 
@@ -99,7 +100,7 @@ static int load_region(struct ts_engine *engine, uint32_t id)
 	struct ts_mapfile map;
 	char path[4096];
 
-	int rc = path_of(state, id, path, sizeof(path));
+	int rc = ts_state_region_path(state, id, path, sizeof(path));
 	if (!rc)
 		rc = ts_mapfile_open(path, TS_STATE_HEAD_BYTES, &map);
 	if (rc)
@@ -149,7 +150,7 @@ int ts_state_load_regions(struct ts_engine *engine)
 
 /* ---- Claiming --------------------------------------------------------------------------- */
 
-static struct ts_state_orphan *find_orphan(struct ts_statedir *state, const char *name)
+struct ts_state_orphan *ts_state_find_orphan(struct ts_statedir *state, const char *name)
 {
 	for (unsigned i = 0; i < state->nr_orphans; i++)
 		if (!strcmp(state->orphans[i].region.name, name))
@@ -157,7 +158,7 @@ static struct ts_state_orphan *find_orphan(struct ts_statedir *state, const char
 	return NULL;
 }
 
-static void remove_orphan(struct ts_statedir *state, struct ts_state_orphan *orphan)
+void ts_state_remove_orphan(struct ts_statedir *state, struct ts_state_orphan *orphan)
 {
 	*orphan = state->orphans[--state->nr_orphans];
 }
@@ -222,7 +223,7 @@ static int open_words(struct ts_engine *engine, struct ts_region *region,
 
 	int rc = check_claim(orphan, claim, region->name);
 	if (!rc)
-		rc = path_of(engine->state, orphan->region.id, path, sizeof(path));
+		rc = ts_state_region_path(engine->state, orphan->region.id, path, sizeof(path));
 	if (!rc)
 		rc = ts_mapfile_open(path, file_bytes(orphan->region.nr_pages_max),
 				     &region->state);
@@ -242,7 +243,7 @@ static int open_words(struct ts_engine *engine, struct ts_region *region,
 	claim->nr_pages_max = orphan->region.nr_pages_max;
 	claim->nr_resumed = orphan->region.nr_pages;
 	claim->is_resumed = true;
-	remove_orphan(engine->state, orphan);
+	ts_state_remove_orphan(engine->state, orphan);
 	return 0;
 }
 
@@ -257,7 +258,7 @@ static int create_words(struct ts_engine *engine, struct ts_region *region,
 	};
 	char path[4096];
 
-	int rc = path_of(state, region->id, path, sizeof(path));
+	int rc = ts_state_region_path(state, region->id, path, sizeof(path));
 	if (!rc)
 		rc = ts_mapfile_create(path, file_bytes(claim->nr_pages_max), &region->state);
 	if (rc)
@@ -285,7 +286,7 @@ static int create_words(struct ts_engine *engine, struct ts_region *region,
 int ts_state_region_claim(struct ts_engine *engine, struct ts_region *region,
 			  struct ts_state_claim *claim)
 {
-	struct ts_state_orphan *orphan = find_orphan(engine->state, region->name);
+	struct ts_state_orphan *orphan = ts_state_find_orphan(engine->state, region->name);
 
 	claim->is_resumed = false;
 	for (unsigned r = 0; r < TS_REGION_MAX; r++)
@@ -411,7 +412,7 @@ void ts_state_region_drop(struct ts_engine *engine, struct ts_region *region)
 		return;
 	/* Last the file: while it is there its words count. */
 	remove_marks(region);
-	if (path_of(engine->state, region->id, path, sizeof(path)) || unlink(path))
+	if (ts_state_region_path(engine->state, region->id, path, sizeof(path)) || unlink(path))
 		ts_log(engine, TS_LOG_WARNING, "%s: its page table can't be removed: %s",
 		       region->name, strerror(errno));
 }
@@ -439,62 +440,4 @@ void ts_state_region_leave(struct ts_engine *engine, struct ts_region *region)
 	if (region->state.base && state->nr_orphans < TS_STATE_ORPHAN_MAX)
 		state->orphans[state->nr_orphans++] = (struct ts_state_orphan){
 			.region = *current_head(region->state.base) };
-}
-
-/* ---- Orphans ---------------------------------------------------------------------------- */
-
-int ts_orphan_list(struct ts_engine *engine, struct ts_orphan_info *infos, unsigned nr_max)
-{
-	size_t size = nr_max ? infos[0].size : 0;
-	unsigned i = 0;
-
-	TS_SCOPED_LOCK(&engine->control);
-	for (; engine->state && i < engine->state->nr_orphans && i < nr_max; i++) {
-		const struct ts_state_orphan *orphan = &engine->state->orphans[i];
-		struct ts_orphan_info info = {
-			.size = size, .nr_away = orphan->nr_away,
-			.len_bytes = (uint64_t)orphan->region.nr_pages << TS_PAGE_SHIFT,
-		};
-		memcpy(info.name, orphan->region.name, sizeof(info.name));
-		memcpy(info.identity, orphan->region.identity, sizeof(info.identity));
-		memcpy((char *)infos + i * size, &info, TS_MIN(size, sizeof(info)));
-	}
-	return engine->state ? (int)engine->state->nr_orphans : 0;
-}
-
-static void free_frames(struct ts_engine *engine, ts_word_slot *words, uint32_t nr_pages)
-{
-	for (uint32_t page = 0; page < nr_pages; page++) {
-		uint32_t frame = ts_state_frame_of(ts_word_load(&words[page]));
-		if (frame && frame < engine->frames.nr_ids &&
-		    ts_frame_refs(ts_frames_load(&engine->frames, frame)))
-			ts_frames_drop_page(&engine->frames, frame);
-	}
-}
-
-int ts_orphan_forget(struct ts_engine *engine, const char *name)
-{
-	struct ts_mapfile map;
-	char path[4096];
-
-	TS_SCOPED_LOCK(&engine->control);
-	struct ts_state_orphan *orphan = engine->state ? find_orphan(engine->state, name) : NULL;
-	if (!orphan)
-		return ts_fail(TS_ENOTFOUND, "nothing is left of a region %s", name);
-	int rc = path_of(engine->state, orphan->region.id, path, sizeof(path));
-	if (!rc)
-		rc = ts_mapfile_open(path, file_bytes(orphan->region.nr_pages), &map);
-	if (rc)
-		return rc;
-	/* The file first: while it is there its words count. */
-	if (unlink(path))
-		rc = ts_fail(-errno, "unlink %s: %m", path);
-	/* One that can't be trusted is freed by the next process, which counts anew. */
-	else if (engine->is_started && !orphan->why[0])
-		free_frames(engine, (ts_word_slot *)((char *)map.base + TS_STATE_HEAD_BYTES),
-			    orphan->region.nr_pages);
-	ts_mapfile_close(&map);
-	if (!rc)
-		remove_orphan(engine->state, orphan);
-	return rc;
 }

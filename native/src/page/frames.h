@@ -10,8 +10,8 @@
  *
  * A frame never changes tier or contents.  A reference is held by each page word that names it
  * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  Frames of an image
- * (engine/image.h) have 255: they are pinned, references to them are not counted.  The thread that drops
- * the last one hands the id to the dead list; the keeper deletes the frame from its store and only
+ * (engine/image.h) have 255: they are pinned, references to them are not counted.  The thread that
+ * drops the last one hands the id to the dead list; the keeper deletes the frame from its store and only
  * then frees the id, so an id is never reused while its old bytes can still be read.
  */
 #ifndef TS_PAGE_FRAMES_H
@@ -72,8 +72,8 @@ bool ts_frames_try_ref(struct ts_frames *frames, uint32_t id, unsigned tier);
 /* Any thread, also on the fault path. */
 void ts_frames_unref(struct ts_frames *frames, uint32_t id);
 
-/* From now on references are not counted, and the frame lives until it is unpinned: the caller holds
- * its only reference; nobody holds one then. */
+/* From now on references are not counted, and the frame lives until it is unpinned: the caller
+ * holds its only reference; nobody holds one then. */
 void ts_frames_pin(struct ts_frames *frames, uint32_t id);
 void ts_frames_unpin(struct ts_frames *frames, uint32_t id);
 
