@@ -345,9 +345,9 @@ TS_API int ts_region_drop(struct ts_region *region);
 /* ---- Images ------------------------------------------------------------------------------
  *
  * A VM that is restored from a snapshot begins with the memory that the snapshot has.  Imported,
- * the snapshot's memory lies in the tiers, compressed, once for all VMs that are restored from it; a
- * region that is adopted with .image finds its pages there, as they are touched.  With a state_dir
- * an image outlives the process. */
+ * the snapshot's memory lies in the tiers, compressed, once for all VMs that are restored from it;
+ * a region that is adopted with .image finds its pages there, as they are touched.  With a
+ * state_dir an image outlives the process. */
 
 /* Called now and then, with how much of the file is done; returns nonzero to give up (-EINTR). */
 typedef int (*ts_progress_fn)(void *user, uint64_t done_bytes, uint64_t len_bytes);

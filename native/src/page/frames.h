@@ -10,9 +10,10 @@
  *
  * A frame never changes tier or contents.  A reference is held by each page word that names it
  * (AWAY, COMING, RESIDENT|KEPT) and by whoever reads it without such a word.  Frames of an image
- * (engine/image.h) have 255: they are pinned, references to them are not counted.  The thread that
- * drops the last one hands the id to the dead list; the keeper deletes the frame from its store and only
- * then frees the id, so an id is never reused while its old bytes can still be read.
+ * (engine/image.h) have 255: they are pinned, references to them are not counted.
+ * The thread that drops the last one hands the id to the dead list; the keeper deletes the frame
+ * from its store and only then frees the id, so an id is never reused while its old bytes can still
+ * be read.
  */
 #ifndef TS_PAGE_FRAMES_H
 #define TS_PAGE_FRAMES_H
