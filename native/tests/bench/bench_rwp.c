@@ -7,9 +7,9 @@
  *                                            so-manieth page is there
  *
  * Prints nanoseconds for each page that is there, medians: "first" with nothing protected, "again"
- * with all of it protected already, "none" and "all" by how many pages were touched.  "window" is
- * what a sync window costs beside the scan in it: SET_MODE there and back, in microseconds for each
- * window.  Under emulation (./dev kernel) only the ratios mean anything. */
+ * with all of it protected already, "none" and "all" by how many pages were touched.  The last line
+ * is for a memfd: a sync window of 64 pages (SET_MODE, last look, punch, SET_MODE), mean by page.
+ * Under emulation (./dev kernel) only the ratios mean anything. */
 #include <fcntl.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -27,11 +27,12 @@
 
 enum { PAGE = 4096, ROUNDS_MAX = 51, RUNS = 256 };
 
-enum figure { FIRST, AGAIN, SCAN_NONE, SCAN_ALL, WINDOW, NR_FIGURES };
+enum { WINDOW_PAGES = 64, WINDOWS = 512 };
+
+enum figure { FIRST, AGAIN, SCAN_NONE, SCAN_ALL, NR_FIGURES };
 
 static const char *const names[NR_FIGURES] = {
 	"deactivate, first", "deactivate, again", "scan, none touched", "scan, all touched",
-	"window (us each)",
 };
 
 struct memory {
@@ -50,12 +51,12 @@ static double now_ns(void)
 	return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-static struct memory make_memory(uint64_t mib, uint64_t every)
+static struct memory make_memory(uint64_t mib, uint64_t every, int fd)
 {
 	struct memory memory = { .nr_pages = mib << 8, .every = every };
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
 
-	memory.mem = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	memory.mem = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, flags, fd, 0);
 	CHECK(memory.mem != MAP_FAILED);
 	CHECK_EQ(madvise(memory.mem, mib << 20, MADV_NOHUGEPAGE), 0);
 	return memory;
@@ -120,12 +121,16 @@ static uint64_t bare_scan(const struct memory *memory)
 	return nr_pages;
 }
 
-static void bare_window(void)
+static void bare_window(const struct memory *memory, int fd, uint64_t page)
 {
 	struct uffdio_set_mode sync = { .disable = UFFD_FEATURE_RWP_ASYNC };
 	struct uffdio_set_mode async = { .enable = UFFD_FEATURE_RWP_ASYNC };
+	struct memory part = { .mem = memory->mem + page * PAGE, .nr_pages = WINDOW_PAGES };
 
 	CHECK_EQ(ioctl(uffd, UFFDIO_SET_MODE, &sync), 0);
+	CHECK_EQ(bare_scan(&part), 0);
+	CHECK_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(page * PAGE),
+			   WINDOW_PAGES * PAGE), 0);
 	CHECK_EQ(ioctl(uffd, UFFDIO_SET_MODE, &async), 0);
 }
 
@@ -134,13 +139,14 @@ static void bare_window(void)
 static struct ts_engine *engine;
 static struct ts_region *region;
 
-static void ours_open(const struct memory *memory)
+static void ours_open(const struct memory *memory, int fd)
 {
 	struct ts_tier_options tier = { .size = sizeof(tier), .name = "warm", .store = "ram",
-					.size_bytes = 1 << 20, .codec = TS_CODEC_LZ4 };
+					.size_bytes = 64 << 20, .codec = TS_CODEC_LZ4 };
 	struct ts_region_options options = {
 		.size = sizeof(options), .addr = memory->mem, .len_bytes = memory->nr_pages * PAGE,
-		.memory = TS_MEMORY_ANON, .tracker = TS_TRACKER_RWP,
+		.memory = fd < 0 ? TS_MEMORY_ANON : TS_MEMORY_MEMFD, .memfd = fd,
+		.tracker = TS_TRACKER_RWP,
 	};
 
 	CHECK_EQ(ts_engine_open(NULL, &engine), 0);
@@ -176,7 +182,6 @@ static void bare_round(const struct memory *memory, uint64_t round)
 	TIMED(bare_ns, AGAIN, round, bare_deactivate(memory));
 	TIMED(bare_ns, SCAN_NONE, round, nr = bare_scan(memory));
 	CHECK_EQ(nr, 0);
-	TIMED(bare_ns, WINDOW, round, bare_window());
 	touch(memory);
 	TIMED(bare_ns, SCAN_ALL, round, nr = bare_scan(memory));
 	CHECK_EQ(nr, nr_there);
@@ -208,23 +213,33 @@ static double median(double *samples)
 	return samples[rounds / 2];
 }
 
+static void print_figure(uint64_t mib, uint64_t nr_there, const char *name, double bare,
+			 double ours)
+{
+	printf("%5llu MiB %7llu pages  %-20s %9.1f%9.1f  %5.2f\n", (unsigned long long)mib,
+	       (unsigned long long)nr_there, name, bare, ours, ours / bare);
+}
+
 static void report(uint64_t mib, uint64_t nr_there)
 {
-	for (unsigned f = 0; f < NR_FIGURES; f++) {
-		double unit = f == WINDOW ? 1e3 : (double)nr_there;
-		double bare = median(bare_ns[f]) / unit, ours = median(ours_ns[f]) / unit;
-		printf("%5llu MiB %7llu pages  %-20s %9.1f", (unsigned long long)mib,
-		       (unsigned long long)nr_there, names[f], bare);
-		if (f == WINDOW)
-			printf("%9s\n", "-");
-		else
-			printf("%9.1f  %5.2f\n", ours, ours / bare);
-	}
+	for (unsigned f = 0; f < NR_FIGURES; f++)
+		print_figure(mib, nr_there, names[f], median(bare_ns[f]) / (double)nr_there,
+			     median(ours_ns[f]) / (double)nr_there);
+}
+
+static void close_both(struct memory *bare, struct memory *ours)
+{
+	CHECK_EQ(ts_region_detach(region), 0);
+	ts_engine_close(engine);
+	CHECK_EQ(close(uffd), 0);
+	CHECK_EQ(close(pagemap_fd), 0);
+	CHECK_EQ(munmap(bare->mem, bare->nr_pages * PAGE), 0);
+	CHECK_EQ(munmap(ours->mem, ours->nr_pages * PAGE), 0);
 }
 
 static void run(uint64_t mib, uint64_t every)
 {
-	struct memory bare = make_memory(mib, every), ours = make_memory(mib, every);
+	struct memory bare = make_memory(mib, every, -1), ours = make_memory(mib, every, -1);
 
 	touch(&bare);
 	touch(&ours);
@@ -232,18 +247,59 @@ static void run(uint64_t mib, uint64_t every)
 		fprintf(stderr, "skipped: no RWP here; Linux 7.3 has it\n");
 		exit(77);
 	}
-	ours_open(&ours);
+	ours_open(&ours, -1);
 	for (uint64_t round = 0; round < rounds; round++) {
 		bare_round(&bare, round);
 		ours_round(&ours, round);
 	}
 	report(mib, (bare.nr_pages + every - 1) / every);
-	CHECK_EQ(ts_region_detach(region), 0);
-	ts_engine_close(engine);
-	CHECK_EQ(close(uffd), 0);
-	CHECK_EQ(close(pagemap_fd), 0);
-	CHECK_EQ(munmap(bare.mem, mib << 20), 0);
-	CHECK_EQ(munmap(ours.mem, mib << 20), 0);
+	close_both(&bare, &ours);
+}
+
+static int make_memfd(uint64_t nr_pages)
+{
+	int fd = memfd_create("bench", MFD_CLOEXEC);
+
+	CHECK(fd >= 0);
+	CHECK_EQ(ftruncate(fd, (off_t)(nr_pages * PAGE)), 0);
+	return fd;
+}
+
+static double ours_window_ns(void)
+{
+	struct ts_evict_options all = { .size = sizeof(all), .bytes_max = UINT64_MAX >> 1 };
+	struct ts_evict_result done = { .size = sizeof(done) };
+	static struct ts_stats stats = { .size = sizeof(stats) };
+	const struct ts_hist *windows = &stats.stages[TS_STAGE_WINDOW];
+
+	CHECK_EQ(ts_region_evict(region, &all, &done), 0);
+	CHECK_EQ(done.nr_evicted, WINDOWS * WINDOW_PAGES);
+	CHECK_EQ(ts_stats_get(engine, region, &stats), 0);
+	CHECK_EQ(windows->count, WINDOWS);
+	return (double)windows->sum_ns;
+}
+
+/* Nobody touches anything meanwhile. */
+static void run_windows(void)
+{
+	enum { PAGES = WINDOWS * WINDOW_PAGES, MIB = PAGES >> 8 };
+	int bare_fd = make_memfd(PAGES), ours_fd = make_memfd(PAGES);
+	struct memory bare = make_memory(MIB, 1, bare_fd), ours = make_memory(MIB, 1, ours_fd);
+
+	touch(&bare);
+	touch(&ours);
+	CHECK(bare_open(&bare));
+	ours_open(&ours, ours_fd);
+	bare_deactivate(&bare);
+	ours_deactivate();
+	double start = now_ns();
+	for (uint64_t page = 0; page < PAGES; page += WINDOW_PAGES)
+		bare_window(&bare, bare_fd, page);
+	double bare_total = now_ns() - start;
+	print_figure(MIB, PAGES, "memfd: a window", bare_total / PAGES, ours_window_ns() / PAGES);
+	close_both(&bare, &ours);
+	CHECK_EQ(close(bare_fd), 0);
+	CHECK_EQ(close(ours_fd), 0);
 }
 
 int main(int argc, char **argv)
@@ -267,5 +323,6 @@ int main(int argc, char **argv)
 		CHECK(sscanf(sizes[i], "%llu/%llu", &mib, &every) >= 1 && mib && every);
 		run(mib, every);
 	}
+	run_windows();
 	return 0;
 }
