@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 # Trackers, memories, the way out and back: what hangs on the kernel.
-PROGRAMS = ["test_probe", "test_rwp", "test_rwp_memfd", "test_pitfalls", "test_journey", "test_thp"]
+PROGRAMS = [
+    "test_probe",
+    "test_rwp",
+    "test_rwp_memfd",
+    "test_rwp_stress",
+    "test_pitfalls",
+    "test_journey",
+    "test_thp",
+]
 
 # Features that depend on the kernel's settings rather than on its version.
 SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
@@ -45,6 +53,7 @@ RWP_TESTS = [
     "test_rwp.huge_pages_are_seen_whole",
     "test_rwp.returned_pages",
     "test_rwp_memfd",
+    "test_rwp_stress",
 ]
 
 LADDER = {

@@ -173,7 +173,8 @@ static void refused(bool is_memfd)
 	CHECK_EQ(ts_engine_start(guest.engine), 0);
 	CHECK_EQ(guest_try_attach(&guest, (struct ts_region_options){ .tracker = TS_TRACKER_RWP }),
 		 TS_EUNSUPPORTED);
-	CHECK(strstr(ts_last_error(), "7.3") != NULL);
+	/* "Linux 7.3", but where the kernel lacks more than RWP. */
+	CHECK(strstr(ts_last_error(), "Linux ") != NULL);
 	guest_close(&guest);
 }
 
