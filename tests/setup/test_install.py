@@ -78,6 +78,19 @@ def test_program_against_installed_library(prefix: Path, tmp_path: Path, standar
     assert release
 
 
+def test_example_against_installed_library(prefix: Path, root_dir: Path, tmp_path: Path) -> None:
+    """A whole cycle of an engine, in a program that has seen nothing but what was installed."""
+    path = str(prefix / "lib" / "pkgconfig")
+    command: list[str | Path] = ["pkg-config", "--cflags", "--libs", "tierstore"]
+    flags = run(command, cwd=tmp_path, PKG_CONFIG_PATH=path).split()
+    example = root_dir / "native" / "examples" / "minimal.c"
+    run(["gcc", "-D_GNU_SOURCE", "-Werror", example, "-o", "minimal", *flags], cwd=tmp_path)
+    output = run([tmp_path / "minimal"], cwd=tmp_path, LD_LIBRARY_PATH=str(prefix / "lib"))
+    assert 'the guest reads "guest' in output
+    linked = run(["ldd", tmp_path / "minimal"], cwd=tmp_path)
+    assert "python" not in linked
+
+
 def test_pkg_config_names_no_private_library(prefix: Path, tmp_path: Path) -> None:
     """What links the shared library needs none of the libraries below it."""
     path = str(prefix / "lib" / "pkgconfig")
