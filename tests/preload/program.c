@@ -416,6 +416,77 @@ static bool storm(uint32_t nr_steps, uint64_t seed)
 	return check();
 }
 
+/* Threads, each with an area of its own, while the first one forks, maps and unmaps. */
+static _Atomic bool is_over;
+
+struct worker {
+	pthread_t thread;
+	unsigned area;
+	uint64_t random;
+	bool is_right;
+};
+
+static uint64_t any_of(struct worker *worker, uint64_t below)
+{
+	worker->random = worker->random * 6364136223846793005ull + 1442695040888963407ull;
+	return (worker->random >> 33) % below;
+}
+
+static void *work(void *arg)
+{
+	struct worker *worker = arg;
+	struct area *area = &areas[worker->area];
+
+	worker->is_right = true;
+	for (uint32_t step = 1; !is_over && worker->is_right; step++) {
+		size_t first = any_of(worker, area->nr_pages);
+		size_t some = 1 + any_of(worker, area->nr_pages - first);
+		if (any_of(worker, 50) == 0) {
+			some = some / 8 + 1;
+			worker->is_right = !madvise(area->addr + first * PAGE, some * PAGE,
+						    MADV_DONTNEED);
+			memset(area->generation + first, 0, some * sizeof(uint32_t));
+		}
+		for (size_t page = first; page < first + some && worker->is_right; page++) {
+			worker->is_right = check_page(worker->area, page);
+			if (any_of(worker, 8) == 0)
+				write_page(worker->area, page, step);
+		}
+	}
+	return NULL;
+}
+
+static bool with_threads(unsigned nr_rounds)
+{
+	struct worker workers[AREA_MAX];
+	bool is_right = true;
+
+	is_over = false;
+	for (unsigned a = 0; a < nr_areas; a++) {
+		workers[a] = (struct worker){ .area = a, .random = a + 1 };
+		if (pthread_create(&workers[a].thread, NULL, work, &workers[a]))
+			return bad("pthread_create");
+	}
+	for (unsigned round = 0; round < nr_rounds && is_right; round++) {
+		size_t bytes = (size_t)(8 + round % 3) * MIB;
+		char *brief = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (brief == MAP_FAILED)
+			return bad("mmap: %s", strerror(errno));
+		memset(brief, 1, bytes);
+		pid_t pid = round % 4 ? 0 : fork();
+		if (round % 4 == 0 && !pid)
+			_exit(0);
+		is_right = !pid || wait_for(pid);
+		usleep(20000);
+		is_right &= brief[0] == 1 && brief[bytes - 1] == 1 && !munmap(brief, bytes);
+	}
+	is_over = true;
+	for (unsigned a = 0; a < nr_areas; a++)
+		is_right &= !pthread_join(workers[a].thread, NULL) && workers[a].is_right;
+	return is_right && check();
+}
+
 /* ---- The interpreter ------------------------------------------------------------------------ */
 
 static bool obey(const char *command, unsigned long value, const char *text)
@@ -453,6 +524,8 @@ static bool obey(const char *command, unsigned long value, const char *text)
 		return spawn();
 	if (!strcmp(command, "closeall"))
 		return close_all();
+	if (!strcmp(command, "threads"))
+		return with_threads((unsigned)value);
 	if (!strcmp(command, "storm"))
 		return storm((uint32_t)value, strtoul(text, NULL, 10));
 	return check();

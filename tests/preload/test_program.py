@@ -216,6 +216,22 @@ def test_storm(binary: Path, tmp_path: Path, seed: int) -> None:
         end_process(program.process)
 
 
+def test_threads_while_the_program_forks(binary: Path, tmp_path: Path) -> None:
+    """Each thread checks its own memory; the first one forks, maps and unmaps meanwhile."""
+    config = write_config(tmp_path, interval="50ms", budget="1%")
+    program = Program(binary, config, "--region", "size>=4MiB", log=tmp_path / "log")
+    try:
+        for mib in (8, 12, 9):
+            program.do("map", mib)
+        program.do("fill", 1)
+        program.wait_away(8 * MIB)
+        program.do("threads", 24)
+        program.do("check")
+        assert program.finish() == 0
+    finally:
+        end_process(program.process)
+
+
 def test_exit_code_is_the_programs(tmp_path: Path) -> None:
     def code(script: str) -> int:
         command = tierstore_command("run", "--", "sh", "-c", script)
