@@ -39,7 +39,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_vm_methods(tmp_path: Path) -> None:
     """Kept mapped, so that memory lives long enough to leave."""
     said = _run(tmp_path, "--vm", "2", "--vm-bytes", "64M", "--vm-keep", "--vm-hang", "1",
-                "--timeout", "10")  # fmt: skip
+                "--timeout", "8")  # fmt: skip
     left = [int(text.replace(",", "")) for text in re.findall(r"([\d,]+) pages left", said)]
     assert len(left) >= 2
     assert sum(left) > 1000
@@ -55,4 +55,4 @@ def test_vm_methods(tmp_path: Path) -> None:
     ids=lambda words: words[0].strip("-"),
 )
 def test_others(tmp_path: Path, stressor: tuple[str, ...]) -> None:
-    _run(tmp_path, *stressor, "--timeout", "3")
+    _run(tmp_path, *stressor, "--timeout", "2")

@@ -49,6 +49,7 @@ def default_config(folder: Path) -> Config:
     """RAM and a file below ``folder``: what `tierstore run` takes without --config."""
     return Config.from_dict(
         {
+            "engine": {"interval": "10s"},
             "tier": [
                 {"name": "warm", "store": "ram", "codec": "lz4", "size": "256MiB"},
                 {
