@@ -2,8 +2,7 @@
  *
  * program.c — a program that knows nothing of tiers, and knows every byte of its memory.
  *
- * Reads commands from stdin, one a line, and answers each with "ok" or with what was wrong.  Each
- * page is the product of its area, its number and its generation; generation 0 is zeros.
+ * Reads commands from stdin, one a line, and answers each with "ok" or with what was wrong.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,72 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAGE = 4096, WORDS = PAGE / 8, AREA_MAX = 8, MIB = 1 << 20 };
-
-struct area {
-	char *addr;
-	size_t nr_pages;
-	uint32_t *generation;
-	int fd;
-};
-
-static struct area areas[AREA_MAX];
-static unsigned nr_areas;
-static char complaint[256];
-
-static bool bad(const char *format, ...)
-{
-	va_list args;
-
-	va_start(args, format);
-	vsnprintf(complaint, sizeof(complaint), format, args);
-	va_end(args);
-	return false;
-}
-
-static uint64_t word_of(unsigned area, size_t page, uint32_t generation, unsigned i)
-{
-	uint64_t seed = (uint64_t)area << 56 | (uint64_t)generation << 32 | page;
-
-	/* Compressible, and different from every other page. */
-	return generation ? seed * 0x9E3779B97F4A7C15ull + i / 8 : 0;
-}
-
-static void write_page(unsigned a, size_t page, uint32_t generation)
-{
-	uint64_t *words = (uint64_t *)(areas[a].addr + page * PAGE);
-
-	for (unsigned i = 0; i < WORDS; i++)
-		words[i] = word_of(a, page, generation, i);
-	areas[a].generation[page] = generation;
-}
-
-static bool check_page(unsigned a, size_t page)
-{
-	const uint64_t *words = (const uint64_t *)(areas[a].addr + page * PAGE);
-
-	for (unsigned i = 0; i < WORDS; i++)
-		if (words[i] != word_of(a, page, areas[a].generation[page], i))
-			return bad("area %u page %zu word %u is %llx", a, page, i,
-				   (unsigned long long)words[i]);
-	return true;
-}
-
-static bool check(void)
-{
-	for (unsigned a = 0; a < nr_areas; a++)
-		for (size_t page = 0; page < areas[a].nr_pages; page++)
-			if (!check_page(a, page))
-				return false;
-	return true;
-}
-
-static void fill(uint32_t generation)
-{
-	for (unsigned a = 0; a < nr_areas; a++)
-		for (size_t page = 0; page < areas[a].nr_pages; page++)
-			write_page(a, page, generation);
-}
+#include "pages.h"
 
 /* ---- Commands: each returns true, or false with a complaint ------------------------------- */
 
@@ -222,16 +156,25 @@ static bool dontneed(void)
 	return check();
 }
 
-static bool move(unsigned a)
+/* Elsewhere, and of another size. */
+static bool move_to(unsigned a, size_t bytes)
 {
-	size_t nr = areas[a].nr_pages, bytes = nr * PAGE;
-	void *target = mmap(NULL, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	char *moved = mremap(areas[a].addr, bytes, 2 * bytes, MREMAP_MAYMOVE | MREMAP_FIXED,
-			     target);
+	void *target = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *moved = mremap(areas[a].addr, areas[a].nr_pages * PAGE, bytes,
+			     MREMAP_MAYMOVE | MREMAP_FIXED, target);
 
 	if (moved == MAP_FAILED)
 		return bad("mremap: %s", strerror(errno));
 	areas[a].addr = moved;
+	return true;
+}
+
+static bool move(unsigned a)
+{
+	size_t nr = areas[a].nr_pages;
+
+	if (!move_to(a, 2 * nr * PAGE))
+		return false;
 	areas[a].generation = realloc(areas[a].generation, 2 * nr * sizeof(uint32_t));
 	if (!areas[a].generation)
 		return bad("realloc");
@@ -378,16 +321,8 @@ static bool storm_step(uint32_t step)
 	case 0:
 		return fork_and_check(step);
 	case 1:
-	case 2: {
-		void *target = mmap(NULL, nr * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-				    0);
-		char *moved = mremap(areas[a].addr, nr * PAGE, nr * PAGE,
-				     MREMAP_MAYMOVE | MREMAP_FIXED, target);
-		if (moved == MAP_FAILED)
-			return bad("mremap: %s", strerror(errno));
-		areas[a].addr = moved;
-		return true;
-	}
+	case 2:
+		return move_to(a, nr * PAGE);
 	case 3:
 	case 4:
 		if (madvise(areas[a].addr + first * PAGE, some * PAGE, MADV_DONTNEED))
@@ -496,38 +431,33 @@ static bool obey(const char *command, unsigned long value, const char *text)
 		bool (*run)(unsigned a);
 	} on_area[] = { { "mremap", move }, { "mprotect", protect }, { "mlock", lock },
 			{ "punch", punch }, { "munmap", unmap }, { "pipe", through_pipe } };
+	static const struct {
+		const char *name;
+		bool (*run)(void);
+	} on_all[] = { { "forkpty", fork_inside }, { "seccomp", filter_calls },
+		       { "clone", clone_and_check }, { "dontneed", dontneed },
+		       { "signal", in_handler }, { "spawn", spawn }, { "closeall", close_all } };
 
 	for (size_t i = 0; i < sizeof(on_area) / sizeof(on_area[0]); i++)
 		if (!strcmp(command, on_area[i].name))
 			return on_area[i].run((unsigned)value);
+	for (size_t i = 0; i < sizeof(on_all) / sizeof(on_all[0]); i++)
+		if (!strcmp(command, on_all[i].name))
+			return on_all[i].run();
 	if (!strcmp(command, "map"))
 		return map_area(value, -1);
 	if (!strcmp(command, "memfd"))
 		return map_memfd(value, text);
-	if (!strcmp(command, "fill"))
-		fill((uint32_t)value);
 	if (!strcmp(command, "fork"))
 		return fork_and_check((uint32_t)value);
 	if (!strcmp(command, "forkmap"))
 		return fork_and_map(value);
-	if (!strcmp(command, "forkpty"))
-		return fork_inside();
-	if (!strcmp(command, "seccomp"))
-		return filter_calls();
-	if (!strcmp(command, "clone"))
-		return clone_and_check();
-	if (!strcmp(command, "dontneed"))
-		return dontneed();
-	if (!strcmp(command, "signal"))
-		return in_handler();
-	if (!strcmp(command, "spawn"))
-		return spawn();
-	if (!strcmp(command, "closeall"))
-		return close_all();
 	if (!strcmp(command, "threads"))
 		return with_threads((unsigned)value);
 	if (!strcmp(command, "storm"))
 		return storm((uint32_t)value, strtoul(text, NULL, 10));
+	if (!strcmp(command, "fill"))
+		fill((uint32_t)value);
 	return check();
 }
 
