@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tierstore import _publish, _snapshot, _tiers
+from tierstore import _publish, _snapshot, _tiers, images
 from tierstore._controller import Controller
 from tierstore._guard import Guard
 from tierstore._native import ffi, lib
@@ -232,6 +232,18 @@ class Engine:
                 engine, names.index(tier_name), dictionary, len(dictionary)
             )
             return check_error(rc, f'dictionary of the tier "{tier_name}"')
+
+    # ---- Images ------------------------------------------------------------------------
+
+    def import_image(
+        self, path: str | Path, name: str, *, progress: images.Progress | None = None
+    ) -> None:
+        """Put a snapshot's memory file into the tiers; see ``tierstore.images``."""
+        images.import_image(self, path, name, progress=progress)
+
+    def images(self) -> list[images.Image]:
+        """What was imported."""
+        return images.list_images(self)
 
     # ---- Statistics and the end ---------------------------------------------------------
 

@@ -241,6 +241,15 @@ class Region:
         """
         self._end(lib.ts_region_detach, "detach")
 
+    def working_set(self, nr_max: int = 4 << 20) -> list[int]:
+        """Pages that the guest waited for, in order; of a region that began as an image."""
+        with self._guard.use() as region:
+            pages = ffi.new("uint32_t[]", nr_max)
+            nr = check_error(
+                lib.ts_region_working_set(region, pages, nr_max), self._what("working set")
+            )
+            return list(ffi.unpack(pages, nr))
+
     def add_range(self, added: RemoteRange) -> None:
         """Memory was hot-added to an adopted VM: its pages follow the region's last one."""
         with self._guard.use() as region:

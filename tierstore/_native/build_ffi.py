@@ -17,8 +17,9 @@ from cffi import FFI
 
 MODULE = "tierstore._native._core"
 
-# Stores written in Python (store.h says what each must do), and the log.  They run with the GIL,
-# hence never on a fault thread of another tier: the ops table must say TS_STORE_BLOCKING_GET.
+# Stores written in Python (store.h says what each must do), the log, and an import's progress.
+# They run with the GIL, hence never on a fault thread of another tier: the ops table must say
+# TS_STORE_BLOCKING_GET.
 CALLBACKS = """
 extern "Python" {
     int py_store_open(const struct ts_store_config *config, struct ts_store **store_out);
@@ -33,6 +34,7 @@ extern "Python" {
     int py_store_maintain(struct ts_store *store);
     int py_store_stat(struct ts_store *store, struct ts_store_stat *stat);
     void py_log(void *user, int level, const char *text);
+    int py_progress(void *user, uint64_t done_bytes, uint64_t len_bytes);
 }
 """
 

@@ -142,6 +142,9 @@ def serve(
         Path | None,
         typer.Option(help="A folder in which VMs outlive the manager, for the next one."),
     ] = None,
+    snapshot: Annotated[
+        str | None, typer.Option(help="The image that restored VMs begin as (tierstore import).")
+    ] = None,
     ram: Annotated[
         str | None, typer.Option(help="Without --config: one tier of RAM this large; 1GiB.")
     ] = None,
@@ -156,7 +159,27 @@ def serve(
     from tierstore.cli.serve import run
 
     options: dict[str, Any] = {"listen": listen or [], "config": config, "users": users or []}
-    raise typer.Exit(run(**options, state=state, ram=ram, verbose=verbose))
+    raise typer.Exit(run(**options, state=state, snapshot=snapshot, ram=ram, verbose=verbose))
+
+
+@app.command(name="import")
+@guarded
+def import_image(
+    file: Annotated[Path, typer.Argument(help="The snapshot's memory file.")],
+    name: Annotated[str, typer.Option(help="What VMs that begin as it refer to.")],
+    config: Annotated[Path, typer.Option(help="The manager's configuration: the tiers.")],
+    state: Annotated[
+        Path | None, typer.Option(help="The manager's state folder; default: the configuration's.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Put a snapshot's memory into the tiers, for VMs that are restored from it.
+
+    A manager that runs with this state folder is asked to do it.
+    """
+    from tierstore.cli.import_image import run
+
+    raise typer.Exit(run(file, name=name, config=config, state=state, as_json=json))
 
 
 @app.command()

@@ -21,6 +21,7 @@ def _resolve(
     listen: list[Path],
     users: list[str],
     state: Path | None,
+    snapshot: str | None,
     ram: str | None,
 ) -> ServeConfig:
     """The file's settings with the command line's over them."""
@@ -38,6 +39,9 @@ def _resolve(
         manager["users"] = users
     if state is not None:
         manager["state"] = str(state)
+    if snapshot is not None:
+        # Behind the file's own entries: what is said last is what holds.
+        data["vm"] = [*data.get("vm", []), {"snapshot": snapshot}]
     return ServeConfig.from_dict(data, source=source)
 
 
@@ -56,11 +60,12 @@ def run(
     config: Path | None,
     users: list[str],
     state: Path | None,
+    snapshot: str | None,
     ram: str | None,
     verbose: bool,
 ) -> int:
     """Exit code 4 if VMs were left without their memory."""
-    resolved = _resolve(config, listen, users, state, ram)
+    resolved = _resolve(config, listen, users, state, snapshot, ram)
     # Imported late: --help and a wrong option need no engine.
     from tierstore.manager import service
 

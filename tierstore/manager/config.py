@@ -111,6 +111,12 @@ class VmConfig(_Model):
     """Of its share of the tiers, against the other VMs'."""
     snapshot: str | None = None
     """The image that a VM restored from a snapshot begins as (``tierstore import``)."""
+    replay: bool = True
+    """Snapshots: what the first restore waited for is written down, and brought in ahead later."""
+    record_for: Duration = 10.0
+    """Snapshots: so long the first restore loads nothing ahead, to see what the guest wants."""
+    when_restored: Literal["release", "keep"] = "release"
+    """Snapshots: once all memory is there, let go of the VM; or keep it registered."""
 
     @field_validator("policy", mode="before")
     @classmethod

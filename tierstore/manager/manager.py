@@ -20,10 +20,12 @@ from typing import Any
 
 from tierstore.engine import Engine
 from tierstore.errors import RegionGone, TierstoreError, UsageError
+from tierstore.images import forget_orphan, list_orphans
 from tierstore.manager.bounds import WORKERS
 from tierstore.manager.config import ServeConfig
 from tierstore.manager.connection import Connection
 from tierstore.manager.cycle import SharedTrainer, build_policy
+from tierstore.manager.importer import Importer
 from tierstore.manager.loop import Loop
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Added, Handoff, Message
@@ -48,8 +50,7 @@ class Manager:
     and ``release`` may be called from any thread.
     """
 
-    def __init__(self, config: ServeConfig, engine: Engine, *, state: Path | None = None) -> None:
-        """``state``: the folder that VMs are handed on in, to the manager after this one."""
+    def __init__(self, config: ServeConfig, engine: Engine) -> None:
         self.config = config
         self.engine = engine
         self._check_policies()
@@ -59,6 +60,8 @@ class Manager:
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tierstore-hand")
         self._trainer = SharedTrainer(engine)
+        self.importer = Importer(engine)
+        state = config.manager.state
         self._succession = Succession(state) if state is not None else None
         self.loop = Loop()
         try:
@@ -71,11 +74,6 @@ class Manager:
             raise
         self._take_back()
         self._reception.listen()
-
-    @property
-    def is_persistent(self) -> bool:
-        """Whether VMs are handed on to the manager after this one."""
-        return self._succession is not None
 
     def _check_policies(self) -> None:
         """A wrong name is told at the start, not when the first VM comes."""
@@ -159,8 +157,10 @@ class Manager:
             config=self.config.vm_for(peer.name, str(path), peer.pid),
             share=FairShare(self._weights, manager.share_above),
             trainer=self._trainer,
+            restored=self._on_restored,
             hot_add_bytes=manager.hot_add,
-            is_persistent=self.is_persistent,
+            restore_bytes_per_s=manager.restore_rate,
+            state=manager.state,
         )
 
     def _hand_over_again(
@@ -181,11 +181,19 @@ class Manager:
 
     def _take_back(self) -> None:
         """The VMs of the manager before this one, as far as they can be had without asking."""
-        for peer, record, uffd in self._succession.heirs() if self._succession else ():
+        if self._succession is None:
+            return
+        for peer, record, uffd in self._succession.heirs():
             vm = Vm(peer, Path(record.socket), record.handoff(), uffd,
                     self._options(peer, Path(record.socket)))  # fmt: skip
             self._arriving.add(peer.pid)
             self._workers.submit(self._start, None, vm, [])
+        orphans = {orphan.name for orphan in list_orphans(self.engine)}
+        for name in orphans.intersection(self._succession.gone):
+            try:
+                forget_orphan(self.engine, name)
+            except TierstoreError as error:
+                logger.warning("%s: what is stored of it stays: %s", name, error)
 
     # ---- Workers ------------------------------------------------------------------------
 
@@ -233,6 +241,12 @@ class Manager:
             self._leave(vm, vm.end, is_served=False)
             if not vm.is_connected:
                 vm.peer.close()
+
+    def _on_restored(self, vm: Vm) -> None:
+        """On a thread of the VM's: its memory is all there, and it needs us no more."""
+        logger.info("%s: all of its snapshot's memory is there", vm)
+        if vm.options.config.when_restored == "release" and vm.state == "serving":
+            self._leave(vm, vm.release)
 
     # ---- The end of a VM ----------------------------------------------------------------
 
@@ -353,6 +367,7 @@ class Manager:
         self._reception.close()
         self._workers.shutdown(wait=True)
         self._trainer.close()
+        self.importer.close()
         with self._lock:
             self._vms.clear()
         self.loop.close()

@@ -6,8 +6,8 @@ in ahead of need: first those that earlier restores of the same image wanted, in
 recorded working set), then all others from the start to the end, at a bounded rate.  When nothing
 is missing any more the VM needs nobody; what happens then is the caller's business.
 
-The first restore of an image has no record.  It loads nothing ahead for ``RECORD_S``, so that what
-faults in that time is what the guest really wants, and writes that down.
+The first restore of an image has no record.  It loads nothing ahead for ``record_s`` seconds, so
+that what faults in that time is what the guest really wants, and writes that down.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = ["Restore", "WorkingSet", "runs"]
 logger = logging.getLogger("tierstore.manager")
 
 PAGE_BYTES = 4096
-RECORD_S = 10.0
 STEP_PAGES = 512
 """Brought in at a time: what a fault that comes meanwhile may have to wait for is less."""
 WORKING_SET_MAX = 4 << 20
@@ -95,14 +94,14 @@ class Restore:
         region: Region,
         record: WorkingSet | None,
         *,
-        faulted: Callable[[], Sequence[int]],
+        record_s: float,
         rate_bytes_per_s: int | None,
         done: Callable[[], None],
     ) -> None:
-        """``faulted`` gives the pages that the guest has waited for so far, in order."""
+        """``done`` is called on this thread, when everything is there."""
         self._region = region
         self._record = record
-        self._faulted = faulted
+        self._record_s = record_s
         self._rate = rate_bytes_per_s
         self._done = done
         self._stopping = threading.Event()
@@ -145,7 +144,7 @@ class Restore:
             logger.info("%s: %d recorded pages are in", self._region.name, len(wanted))
         elif self._record is not None:
             self.state = "recording"
-            if self._stopping.wait(RECORD_S):
+            if self._stopping.wait(self._record_s):
                 return False
             self._write_down(self._record)
         self.state = "loading"
@@ -153,7 +152,7 @@ class Restore:
         return self._bring((page, min(STEP_PAGES, nr_pages - page)) for page in steps)
 
     def _write_down(self, record: WorkingSet) -> None:
-        pages = self._faulted()
+        pages = self._region.working_set()
         try:
             record.save(pages)
         except OSError as error:

@@ -90,7 +90,15 @@ def _signals(manager: Manager, second: threading.Event) -> Iterator[None]:
 
 
 def _commands(manager: Manager) -> dict[str, Any]:
+    importer, state = manager.importer, manager.config.manager.state
     return {
+        "imports": lambda request: {
+            "imports": importer.report(),
+            "state": str(state.resolve()) if state is not None else None,
+        },
+        "import": lambda request: {
+            "importing": importer.begin(str(request.get("path")), str(request.get("name", "")))
+        },
         "vms": lambda request: {"vms": manager.vms(), "past": manager.past()},
         "release": lambda request: {"releasing": manager.release(str(request.get("vm", "")))},
     }
@@ -146,12 +154,14 @@ def serve(config: ServeConfig) -> list[str]:
     left: list[str] = []
     is_served = False
     try:
-        manager = Manager(config, engine, state=state)
+        manager = Manager(config, engine)
         second = threading.Event()
-        publisher = _publish(manager)
+        publisher = None
         is_served = True
         try:
+            # First, so that whoever sees us can end us in order.
             with _signals(manager, second):
+                publisher = _publish(manager)
                 notify("READY=1\nSTATUS=Serving")
                 manager.run()
                 notify("STOPPING=1")

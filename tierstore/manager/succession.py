@@ -27,6 +27,8 @@ class Succession:
     def __init__(self, folder: Path) -> None:
         self._file = StateFile(folder)
         self._before = {record.pid: record for record in self._file.load()}
+        self.gone: list[str] = []
+        """The names of those that ``heirs`` found to have ended."""
 
     def heirs(self) -> Iterator[tuple[Peer, VmRecord, int]]:
         """Processes that live on, with a userfaultfd of each; both are the caller's."""
@@ -36,6 +38,7 @@ class Succession:
             except OSError:
                 logger.info("%s: has ended since the last manager did", record.name)
                 del self._before[record.pid]
+                self.gone.append(record.name)
                 continue
             if not record.is_persistent:
                 logger.error("%s: waits for ever: its memory is private, and what the last manager "

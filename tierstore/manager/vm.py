@@ -15,7 +15,7 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tierstore.manager.cycle import SharedTrainer, VmCycle
 from tierstore.manager.handover import Plan, Range, identity, make_plan, plan_range
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Handoff, Piece
+from tierstore.manager.restore import Restore, WorkingSet
 from tierstore.manager.share import FairShare
 from tierstore.manager.state import VmRecord, boot_id
 from tierstore.region import Region
@@ -46,8 +47,12 @@ class VmOptions:
     config: VmConfig
     share: FairShare
     trainer: SharedTrainer
+    restored: Callable[[Vm], None]
+    """Called when a snapshot's memory is all there, on a thread of the VM's."""
     hot_add_bytes: int | None = None
-    is_persistent: bool = False
+    restore_bytes_per_s: int | None = None
+    state: Path | None = None
+    """The manager's state folder: VMs outlive it there, and working sets are recorded."""
 
 
 def same_file(one: int, other: int) -> bool:
@@ -82,6 +87,7 @@ class Vm:
         self._pieces = list(handoff.pieces)
         self._is_shared = False
         self._cycle: VmCycle | None = None
+        self._restore: Restore | None = None
         self._life = threading.Lock()  # guards everything but report(); held while blocking
 
     def __str__(self) -> str:
@@ -95,7 +101,7 @@ class Vm:
             plan = make_plan(self.handoff, self.peer, self.uffd, memfds)
             # Of private memory nobody can tell later which pages the guest gave up meanwhile.
             self._is_shared = plan.is_shared
-            self.is_persistent = self.options.is_persistent and self._is_shared
+            self.is_persistent = self.options.state is not None and self._is_shared
             try:
                 self.region = self._adopt(engine, plan)
             finally:
@@ -112,6 +118,8 @@ class Vm:
                 )
                 self._cycle.start()
             self._log_start(plan)
+            if self.handoff.is_snapshot:
+                self._restore = self._begin_restore(self.region)
 
     def _adopt(self, engine: Engine, plan: Plan) -> Region:
         options = self.options
@@ -128,6 +136,21 @@ class Vm:
             is_persistent=self.is_persistent,
             identity=identity(self.peer, plan.ranges),
         )
+
+    def _begin_restore(self, region: Region) -> Restore:
+        config, state = self.options.config, self.options.state
+        record = None
+        if config.replay and state is not None:
+            record = WorkingSet(state / f"{config.snapshot}.ws")
+        restore = Restore(
+            region,
+            record,
+            record_s=config.record_for,
+            rate_bytes_per_s=self.options.restore_bytes_per_s,
+            done=lambda: self.options.restored(self),
+        )
+        restore.start()
+        return restore
 
     def _log_start(self, plan: Plan) -> None:
         assert self.region is not None
@@ -187,9 +210,11 @@ class Vm:
     # ---- Out ----------------------------------------------------------------------------
 
     def stop_cycle(self) -> None:
-        """Evict nothing more.  Blocks for the step under way."""
+        """Evict and load nothing more.  Blocks for the step under way."""
         if self._cycle is not None:
             self._cycle.stop()
+        if self._restore is not None:
+            self._restore.stop()
 
     def release(self) -> None:
         """Bring everything back and let go, while the guest runs.  Blocks.
@@ -262,7 +287,9 @@ class Vm:
         page_bytes = 4096
         budget = self.options.config.budget
         scan = self._cycle.last_scan if self._cycle is not None else None
+        restore = self._restore
         return {
+            "restore": restore.state if restore is not None else None,
             "abilities": [str(a.name).lower() for a in Ability if a in region.abilities],
             "limits": region.limits,
             "tracker": region.tracker,

@@ -414,6 +414,9 @@ int ts_region_add_range(struct ts_region *region, const struct ts_remote_range *
 		ts_adopt_shrink(region);
 		return rc;
 	}
+	rc = ts_state_check_marks(region, false);
+	if (rc)
+		return rc;
 	wake_all(region);
 	ts_log(region->engine, TS_LOG_INFO, "%s: %" PRIu64 " pages added, now %u", region->name,
 	       known.len_bytes >> TS_PAGE_SHIFT, (unsigned)region->nr_pages);
