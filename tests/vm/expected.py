@@ -52,6 +52,7 @@ RWP_TESTS = [
     "test_rwp.cold_is_the_complement",
     "test_rwp.huge_pages_are_seen_whole",
     "test_rwp.returned_pages",
+    "test_rwp.touched_since_the_scan",
     "test_rwp_memfd",
     "test_rwp_stress",
 ]

@@ -122,6 +122,7 @@ struct ts_batch *ts_batch_claim(struct ts_evictor *evictor, struct ts_region *re
 		return NULL;
 	}
 	batch->skip_touched = region->tracker->can_recheck && age_min > 0;
+	batch->has_minor = region->tracker->uffd_modes & UFFDIO_REGISTER_MODE_MINOR;
 	for (unsigned i = 0; i < batch->nr_pages && nr_claimed < pages_max; i++)
 		nr_claimed += try_claim(batch, i, age_min);
 	if (!nr_claimed) {

@@ -18,6 +18,7 @@
 #include "memory/memory.h"
 #include "memory/staging.h"
 #include "os/pagemap.h"
+#include "os/uapi.h"
 #include "os/uffd.h"
 #include "page/frames.h"
 #include "util/hook.h"
@@ -94,11 +95,54 @@ static void wake_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 	(void)ts_uffd_wake(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT);
 }
 
+struct touched {
+	struct ts_batch *batch;
+	uint64_t addr;     /* of page `i` */
+	unsigned i;
+};
+
+static void note_touched(void *user, uint64_t addr, uint64_t len_bytes)
+{
+	struct touched *touched = user;
+	unsigned first = touched->i + (unsigned)((addr - touched->addr) >> TS_PAGE_SHIFT);
+
+	for (unsigned n = 0; n < len_bytes >> TS_PAGE_SHIFT; n++)
+		ts_pageset_add(&touched->batch->scratch, first + n);
+}
+
+static void look_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
+		     uint64_t addr)
+{
+	static const struct ts_scan_filter accessed = { .mask = PAGE_IS_ACCESSED };
+	struct touched touched = { batch, addr, i };
+
+	/* Only for the better: what is not told is taken, and comes back by a fault. */
+	(void)ts_pagemap_scan(shard->region->pagemap_fd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT,
+			      &accessed, note_touched, &touched);
+}
+
+/* Tracker rwp: pages that were touched since the scan stay. */
+static void drop_touched(struct ts_batch *batch)
+{
+	struct ts_pageset all = batch->owned;
+
+	batch->scratch = (struct ts_pageset){ { 0 } };
+	ts_batch_each_run(batch, &all, TS_LEAVING, TS_CHUNK_PAGES, look_run);
+	TS_PAGESET_EACH(i, &batch->scratch) {
+		(void)ts_batch_swap_owned(batch, i, ts_word_make(TS_RESIDENT, 0, 0));
+		batch->nr_cancelled++;
+		ts_batch_drop_kept(batch, i);
+		ts_pageset_remove(&batch->owned, i);
+	}
+}
+
 static void take(struct ts_batch *batch)
 {
 	struct ts_pageset moved;
 
 	drop_lost(batch);
+	if (batch->skip_touched)
+		drop_touched(batch);
 	moved = batch->owned;
 	batch->scratch = batch->holes = (struct ts_pageset){ { 0 } };
 	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, move_run);

@@ -6,9 +6,9 @@
  * What the kernel gives us: the tracker has taken the access rights from what was mapped
  * (track/rwp.c).  In async mode an access gets them back without a message; in sync mode it waits
  * and sends one.  A page in the page cache that is not in the page table (never mapped, swapped out
- * by the kernel, a huge page, which RWPROTECT unmaps) can be touched through a MINOR message
- * only, in either mode.  The mode is the userfaultfd's: in a window faults on all protected pages
- * of the shard become messages.
+ * by the kernel, a huge page, which RWPROTECT unmaps) can be touched through a MINOR message only,
+ * in either mode, if the region is registered for those.  The mode is the userfaultfd's: in a
+ * window faults on all protected pages of the shard become messages.
  * What that means here: a page that is protected at the last look and was protected when it was
  * read has not been touched in between, because nobody else protects it: deactivate leaves pages
  * alone whose word says that somebody has them (track.c).  So reading, encoding and storing happen
@@ -16,8 +16,8 @@
  * beyond WINDOW_NS at most, whatever the stores or the region are like.  Pages that had no entry
  * need no window: their message finds the word and cancels, or waits.
  * What can go wrong: a page was touched after it was read: found by the last look, and taken back;
- * its frame is dropped.  Swapped, migrating, merged pages have lost their protection or can't be
- * told apart: not proven, not evicted this time.  Sync mode can't be had: nothing is punched.
+ * its frame is dropped.  A page that was swapped out since, or is migrating, has lost its protection
+ * or can't be told apart: not proven, not evicted this time.  Sync mode can't be had: nothing is punched.
  * Async mode can't be had again: faults go on as messages, until the next window ends.
  * Nothing here touches the guest's memory or takes its addresses for ours.
  */
@@ -98,7 +98,8 @@ static void take_own_run(struct ts_batch *batch, struct ts_shard *shard, unsigne
 		 ts_uffd_rwprotect(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT, true);
 
 	if (!rc)
-		rc = look(shard, i, nr_pages, addr, &batch->guarded, &batch->unmapped);
+		rc = look(shard, i, nr_pages, addr, &batch->guarded,
+			  batch->has_minor ? &batch->unmapped : &batch->holes);
 	for (unsigned n = 0; rc && n < nr_pages; n++)
 		ts_pageset_add(&batch->scratch, i + n);
 }

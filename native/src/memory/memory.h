@@ -48,7 +48,8 @@ struct ts_batch {
 					      * page; 0: none */
 	uint64_t window_start_ns;    /* memfd, zap: when the guard went up */
 	uint64_t due_ns;             /* when probation is over */
-	bool skip_touched;           /* memfd: leave pages alone that were touched since the scan */
+	bool has_minor;              /* memfd, rwp: a touch of an unmapped page is a message */
+	bool skip_touched;           /* leave pages alone that were touched since the scan */
 	uint32_t nr_cancelled, nr_failed;
 	uint32_t nr_back;            /* of both: published and taken back */
 	struct ts_hist *windows;     /* memfd, rwp: how long each sync window was */

@@ -54,6 +54,7 @@ const struct ts_tracker_ops ts_tracker_rwp_ops = {
 	.id = TS_TRACKER_RWP,
 	.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC,
 	.uffd_modes = UFFDIO_REGISTER_MODE_RWP,
+	.can_recheck = true,
 	.deactivate = deactivate,
 	.touched = touched,
 };

@@ -139,6 +139,34 @@ static void huge_pages_are_seen_whole(void)
 	guest_close(&guest);
 }
 
+/* Touched after the scan, before the eviction: stays. */
+static void touched_since(bool is_memfd)
+{
+	struct guest guest = { 0 };
+
+	start(&guest, is_memfd, false);
+	CHECK_EQ(ts_region_deactivate(guest.region), 0);
+	CHECK_EQ(scan(&guest).nr_cold, PAGES);
+	for (uint64_t page = 0; page < PAGES; page += 8)
+		CHECK(guest_is_right(&guest, page, 0));
+	struct ts_evict_result evicted = guest_evict(&guest, PAGES * GUEST_PAGE, 1, true);
+	CHECK_EQ(evicted.nr_evicted, PAGES - PAGES / 8);
+	CHECK_EQ(evicted.nr_cancelled, PAGES / 8);
+	for (uint64_t page = 0; page < PAGES; page++)
+		CHECK_EQ(ts_word_is(ts_word_load(&guest.region->words[page]), TS_RESIDENT),
+			 page % 8 == 0);
+	guest_check_all(&guest);
+	guest_close(&guest);
+}
+
+static void touched_since_the_scan(void)
+{
+	if (!has_rwp())
+		SKIP("RWP needs Linux 7.3");
+	touched_since(false);
+	touched_since(true);
+}
+
 /* Pages that come back count as touched until the next deactivate, and as nothing else after. */
 static void returned(bool is_memfd)
 {
@@ -188,5 +216,6 @@ static void refused_without_the_kernel(void)
 
 CHECK_MAIN({ "cold_is_the_complement", cold_is_the_complement },
 	   { "huge_pages_are_seen_whole", huge_pages_are_seen_whole },
+	   { "touched_since_the_scan", touched_since_the_scan },
 	   { "returned_pages", returned_pages },
 	   { "refused_without_the_kernel", refused_without_the_kernel })
