@@ -16,9 +16,10 @@
  * beyond WINDOW_NS at most, whatever the stores or the region are like.  Pages that had no entry
  * need no window: their message finds the word and cancels, or waits.
  * What can go wrong: a page was touched after it was read: found by the last look, and taken back;
- * its frame is dropped.  A page that was swapped out since, or is migrating, has lost its protection
- * or can't be told apart: not proven, not evicted this time.  Sync mode can't be had: nothing is punched.
- * Async mode can't be had again: faults go on as messages, until the next window ends.
+ * its frame is dropped.  A page that was swapped out since, or is migrating, has lost its
+ * protection or can't be told apart: not proven, not evicted this time.  Sync mode can't be had:
+ * nothing is punched.  Async mode can't be had again: faults go on as messages, until the next
+ * window ends.
  * Nothing here touches the guest's memory or takes its addresses for ours.
  */
 #include <sched.h>
