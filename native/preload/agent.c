@@ -296,9 +296,6 @@ static void end(pthread_t control, pthread_t watch)
 	pthread_join(control, NULL);
 	pthread_join(watch, NULL);
 	tsp_watch_end(&session);
-	/* Everything comes back; what can't is poisoned, and in the log. */
-	ts_engine_close(session.engine);
-	session.engine = NULL;
 }
 
 static int serve(const struct tsp_host *host, char *why, unsigned why_len)
@@ -349,6 +346,21 @@ static int run_session(const struct tsp_host *host, char *why, unsigned why_len)
 	return rc;
 }
 
+static void on_punch_begin(void)
+{
+	pthread_rwlock_rdlock(&session.regions_lock);
+}
+
+static void on_punch_end(void)
+{
+	pthread_rwlock_unlock(&session.regions_lock);
+}
+
+static void on_child(void)
+{
+	session.regions_lock = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
+}
+
 static void on_punched(uint64_t inode, uint64_t offset, uint64_t len_bytes)
 {
 	tsp_watch_punched(&session, inode, offset, len_bytes);
@@ -361,6 +373,9 @@ static void on_removed(uint64_t addr, uint64_t len_bytes)
 
 __attribute__((visibility("default"))) const struct tsp_agent tsp_agent = {
 	.session = run_session,
+	.punch_begin = on_punch_begin,
+	.punch_end = on_punch_end,
+	.child = on_child,
 	.punched = on_punched,
 	.removed = on_removed,
 };

@@ -54,10 +54,10 @@ int tsp_recv(int fd, void *data, size_t len_bytes);
 
 /* Attaches what is due, detaches what is no longer mapped.  On the agent thread. */
 void tsp_watch_tick(struct tsp_session *session);
-/* The engine is about to be closed: no slot is used any more, areas wait for the next session. */
+/* Closes the engine: everything comes back, areas wait for the next session. */
 void tsp_watch_end(struct tsp_session *session);
 /* A hole was punched into [start, start + len) of memory that is shared: as addresses, or as
- * offsets of a file.  Any thread. */
+ * offsets of a file.  Any thread, with regions_lock held since before the punch. */
 void tsp_watch_removed(struct tsp_session *session, uint64_t addr, uint64_t len_bytes);
 void tsp_watch_punched(struct tsp_session *session, uint64_t inode, uint64_t offset,
 		       uint64_t len_bytes);

@@ -171,15 +171,21 @@ HOOK void *mremap(void *addr, size_t len, size_t new_len, int flags, ...)
 HOOK int madvise(void *addr, size_t len, int advice)
 {
 	uint64_t start = (uintptr_t)addr, end = start + page_up(len);
-	int rc = (int)syscall(SYS_madvise, addr, len, advice), error = errno;
+	const struct tsp_agent *agent = tsp_host_agent();
+	bool is_punch = advice == MADV_REMOVE && agent;
 
-	if (rc || (advice != MADV_REMOVE && advice != MADV_DONTFORK && advice != MADV_DOFORK) ||
+	if ((advice != MADV_DONTFORK && advice != MADV_DOFORK && !is_punch) ||
 	    !tsp_areas_overlap(start, end))
-		return rc;
+		return (int)syscall(SYS_madvise, addr, len, advice);
+	if (is_punch)
+		agent->punch_begin();
+	int rc = (int)syscall(SYS_madvise, addr, len, advice), error = errno;
 	/* From shared memory it is a hole in the file, which tells nobody. */
-	if (advice == MADV_REMOVE && tsp_host_agent())
-		tsp_host_agent()->removed(start, end - start);
-	if (advice != MADV_REMOVE) {
+	if (is_punch && !rc)
+		agent->removed(start, end - start);
+	if (is_punch)
+		agent->punch_end();
+	if (!is_punch && !rc) {
 		tsp_lock();
 		tsp_areas_set_dontfork(start, end, advice == MADV_DONTFORK);
 		tsp_unlock();
@@ -190,12 +196,16 @@ HOOK int madvise(void *addr, size_t len, int advice)
 
 HOOK int fallocate(int fd, int mode, off_t offset, off_t len)
 {
-	int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len), error = errno;
+	const struct tsp_agent *agent = tsp_host_agent();
 	struct stat status;
 
-	if (rc || !(mode & FALLOC_FL_PUNCH_HOLE) || !tsp_host_agent() || fstat(fd, &status))
-		return rc;
-	tsp_host_agent()->punched(status.st_ino, (uint64_t)offset, (uint64_t)len);
+	if (!(mode & FALLOC_FL_PUNCH_HOLE) || !agent)
+		return (int)syscall(SYS_fallocate, fd, mode, offset, len);
+	agent->punch_begin();
+	int rc = (int)syscall(SYS_fallocate, fd, mode, offset, len), error = errno;
+	if (!rc && !fstat(fd, &status))
+		agent->punched(status.st_ino, (uint64_t)offset, (uint64_t)len);
+	agent->punch_end();
 	errno = error;
 	return rc;
 }

@@ -246,6 +246,8 @@ void tsp_fork_child(void)
 		tsp_table.areas[i].region = 0;
 	}
 	tsp_lock_renew();
+	if (atomic_load(&agent))
+		atomic_load(&agent)->child();
 	fork_lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	atomic_store(&is_wanted, 0);
 	atomic_store(&is_pausing, 0);

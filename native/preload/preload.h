@@ -37,9 +37,14 @@ struct tsp_agent {
 	/* From the connection to the controller until a fork wants it to end (0), or for good (< 0,
 	 * a line for a person in why).  On the agent thread. */
 	int (*session)(const struct tsp_host *host, char *why, unsigned why_len);
-	/* The program punched a hole.  On its thread, after the punch. */
+	/* Around a punch of the program's, on its thread: the session does not end meanwhile, which
+	 * would bring back what is being punched out.  After the punch, one of the two below. */
+	void (*punch_begin)(void);
+	void (*punch_end)(void);
 	void (*punched)(uint64_t inode, uint64_t offset, uint64_t len_bytes);
 	void (*removed)(uint64_t addr, uint64_t len_bytes);
+	/* In a child: locks that threads of the parent hold are free again. */
+	void (*child)(void);
 };
 
 /* ---- host.c, for hooks.c ------------------------------------------------------------------ */

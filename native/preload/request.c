@@ -75,7 +75,8 @@ static int evict(struct request *request)
 		return answer(request, -EINVAL, NULL, 0);
 	memcpy(&options, request->payload, sizeof(options));
 	uint64_t left_bytes = options.bytes_max;
-	while (left_bytes >= 4096 && !rc && !atomic_load(&request->session->is_ending)) {
+	while (left_bytes >= 4096 && !rc && !atomic_load(&request->session->is_ending) &&
+	       !atomic_load(request->session->host->is_pausing)) {
 		struct ts_evict_result step = { .size = sizeof(step) };
 		options.bytes_max = left_bytes < EVICT_STEP_BYTES ? left_bytes : EVICT_STEP_BYTES;
 		rc = ts_region_evict(request->slot->region, &options, &step);

@@ -260,6 +260,9 @@ void tsp_watch_end(struct tsp_session *session)
 	pthread_rwlock_wrlock(&session->regions_lock);
 	for (unsigned i = 0; i < TSP_REGION_MAX; i++)
 		session->slots[i].region = NULL;
+	/* What can't be brought back is poisoned, and in the log. */
+	ts_engine_close(session->engine);
+	session->engine = NULL;
 	pthread_rwlock_unlock(&session->regions_lock);
 	session->host->lock();
 	for (uint32_t i = 0; i < table->nr_used; i++)
@@ -287,23 +290,19 @@ static void discard(const struct tsp_slot *slot, uint64_t base, uint64_t start, 
 
 void tsp_watch_removed(struct tsp_session *session, uint64_t addr, uint64_t len_bytes)
 {
-	pthread_rwlock_rdlock(&session->regions_lock);
 	for (unsigned i = 0; i < TSP_REGION_MAX; i++) {
 		const struct tsp_slot *slot = &session->slots[i];
 		if (slot->region && slot->memory == TS_MEMORY_MEMFD)
 			discard(slot, slot->addr, addr, addr + len_bytes);
 	}
-	pthread_rwlock_unlock(&session->regions_lock);
 }
 
 void tsp_watch_punched(struct tsp_session *session, uint64_t inode, uint64_t offset,
 		       uint64_t len_bytes)
 {
-	pthread_rwlock_rdlock(&session->regions_lock);
 	for (unsigned i = 0; i < TSP_REGION_MAX; i++) {
 		const struct tsp_slot *slot = &session->slots[i];
 		if (slot->region && slot->memory == TS_MEMORY_MEMFD && slot->inode == inode)
 			discard(slot, slot->offset, offset, offset + len_bytes);
 	}
-	pthread_rwlock_unlock(&session->regions_lock);
 }
