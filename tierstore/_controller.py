@@ -67,7 +67,11 @@ class Controller:
             self._trainer.join()
 
     def tick(self) -> None:
-        """Scan, decide, evict and deactivate, once for every region."""
+        """Scan, decide, evict and deactivate, once for every region.
+
+        A region that fails holds up no other; the first failure is raised in the end.
+        """
+        failed: TierstoreError | None = None
         with self._tick_lock:
             for region in self._regions():
                 try:
@@ -75,11 +79,15 @@ class Controller:
                 except RegionGone:
                     self._policies.pop(region, None)
                     self._last_tick_s.pop(region, None)
+                except TierstoreError as error:
+                    failed = failed or error
             self._trainer.tick()
+        if failed is not None:
+            raise failed
 
     def _regions(self) -> tuple[Region, ...]:
-        """Those that this cycle is for."""
-        return self._engine.regions
+        """Those that this cycle is for: of the others nothing can leave, so nothing is asked."""
+        return tuple(r for r in self._engine.regions if r.can_evict)
 
     def _run(self) -> None:
         due_s = time.monotonic()

@@ -95,6 +95,7 @@ class Region:
             self.tracker = engine.tracker_for(memory.kind)
         self._guard = Guard(handle, lambda: RegionGone(f'the region "{name}" was detached'))
         self._on_detached: Callable[[Region], None] = engine._forget
+        self.can_evict = bool(lib.ts_region_abilities(handle) & lib.TS_CAN_EVICT)
         memory.nr_attached += 1
 
     @property

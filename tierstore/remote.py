@@ -84,7 +84,8 @@ def tracker_of(modes: Mode, abilities: Ability) -> str:
         return "none"
     if Mode.RWP in modes:
         return "rwp"
-    return "wp" if Mode.WP_ASYNC in modes else "wp-sync"
+    # What was agreed on with the kernel may be WP_ASYNC, whatever was said; that can't evict.
+    return "wp-sync" if Ability.EVICT in abilities else "wp"
 
 
 def range_struct(added: RemoteRange, out: Any = None) -> Any:

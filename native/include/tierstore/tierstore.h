@@ -276,9 +276,11 @@ TS_API int ts_region_detach(struct ts_region *region);
  *   MISSING                      -        -       yes
  *   MISSING, WP (synchronous)    writes   memfd   yes
  *   MISSING, WP, WP_ASYNC        writes   -       yes   (with pagemap_fd)
+ *   MISSING, RWP, RWP_ASYNC      both     memfd   yes   (with pagemap_fd; Linux 7.3)
  *
- * Reads of guest memory are not seen by any of these: a page that is only read is evicted, comes
- * back by a fault, and is then left alone the longer the more often this happens. */
+ * A memfd under RWP needs UFFD_FEATURE_MINOR_SHMEM as well.  Under WP reads of guest memory are not
+ * seen: a page that is only read is evicted, comes back by a fault, and is then left alone the
+ * longer the more often this happens. */
 
 /* How the VMM registered: a mask. */
 enum {

@@ -29,6 +29,9 @@ int ts_adopt_check_options(struct ts_engine *engine, const struct ts_adopt_optio
 			       "it at auto", name);
 	if (options->restore > TS_RESTORE_RANGE || options->guard_scans > TS_HEAT_GUARD_MAX)
 		return ts_fail(TS_ECONFIG, "%s: restore or guard_scans out of range", name);
+	if (options->modes & (TS_MODE_WP | TS_MODE_WP_ASYNC) && options->modes & TS_MODE_RWP)
+		return ts_fail(TS_ECONFIG, "%s: modes 0x%x: memory is registered for WP or for "
+			       "RWP, not both", name, options->modes);
 	if (options->modes & ~(uint32_t)MODES || !(options->modes & TS_MODE_MISSING))
 		return ts_fail(TS_ECONFIG, "%s: modes 0x%x: memory is served if it was registered "
 			       "for missing pages (UFFDIO_REGISTER_MODE_MISSING)", name,
@@ -149,9 +152,10 @@ int ts_adopt_check_registered(const struct ts_region *region, const struct ts_re
 	if (!rc)
 		rc = ts_uffd_register(uffd, range->addr, range->len_bytes, modes);
 	/* Whatever a manager before us left behind: nothing is being evicted now. */
-	if (!rc && modes & UFFDIO_REGISTER_MODE_WP) {
+	if (!rc && modes & UFFDIO_REGISTER_MODE_WP)
 		rc = ts_uffd_protect(uffd, range->addr, range->len_bytes, false);
-		rc = rc == -EAGAIN ? 0 : rc;
-	}
+	else if (!rc && modes & UFFDIO_REGISTER_MODE_RWP)
+		rc = ts_uffd_rwprotect(uffd, range->addr, range->len_bytes, false);
+	rc = rc == -EAGAIN ? 0 : rc;
 	return rc ? refuse_range(rc, region, range) : 0;
 }
