@@ -108,6 +108,8 @@ int ts_install_unguard(struct ts_shard *shard, uint32_t page)
 
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
+	/* Before, for the writer that goes on at once; after, in case of a deactivate between. */
+	ts_region_mark(shard->region, page);
 	if (addr)
 		rc = shard->region->tracker->uffd_modes & UFFDIO_REGISTER_MODE_RWP ?
 		     ts_uffd_rwprotect(shard->uffd, addr, TS_PAGE_BYTES, false) :
