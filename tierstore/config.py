@@ -135,6 +135,9 @@ class EngineConfig(_Model):
     spin: Duration = 0.0
     """An idle fault thread polls this long before it sleeps."""
     evict_threads: int = Field(default=0, ge=0, le=16)
+    state: Path | None = None
+    """A folder of the engine's own, best below /run: what persistent regions have evicted outlives
+    the process, however it ends.  Tiers: ``file`` and ``lmdb``, ``file`` also on a tmpfs."""
     staging: Size | None = None
     """Address space for anonymous pages on their way out; ``None``: the core's choice."""
 

@@ -104,6 +104,7 @@ class Engine:
         options.spin_us = int(settings.spin * 1e6)
         options.nr_evict_threads = settings.evict_threads
         options.staging_bytes = settings.staging or 0
+        state = state or settings.state
         state_c = ffi.NULL if state is None else ffi.new("char[]", os.fsencode(state))
         options.state_dir = state_c
         options.log = lib.py_log
@@ -165,6 +166,7 @@ class Engine:
         )  # fmt: skip
         region = self._enter(name, memory, config, lib.ts_region_adopt, options, "adopt")
         del keep
+        region.is_persistent = is_persistent
         region.tracker = tracker_of(modes, Ability(region.abilities))
         return region
 
@@ -278,7 +280,7 @@ class Engine:
         failed: TierstoreError | None = None
         for region in self.regions:
             try:
-                region.detach()
+                region.end()
             except TierstoreError as error:
                 failed = failed or error
         handle = self._guard.begin_close()

@@ -86,6 +86,8 @@ class Region:
         self, engine: Engine, name: str, memory: GuestMemory, config: RegionConfig, handle: Any
     ) -> None:
         """Not for callers: see ``Engine.attach``."""
+        self.is_persistent = False
+        """Adopted, and left as it is when the engine is closed."""
         self.engine = engine
         self.name = name
         self.memory = memory
@@ -263,6 +265,13 @@ class Region:
         if not self.memory.is_remote:
             raise RegionError(f"{self._what('drop')}: not another process's memory; detach it")
         self._end(lib.ts_region_drop, "drop")
+
+    def end(self) -> None:
+        """What closing the engine does: ``detach``; a persistent adopted one is left as it is."""
+        if self.is_persistent:
+            self._end(lambda _: 0, "leave")
+        else:
+            self.detach()
 
     def _end(self, function: Callable[[Any], int], verb: str) -> None:
         handle = self._guard.begin_close()

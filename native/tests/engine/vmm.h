@@ -35,6 +35,7 @@ struct vmm_plan {
 	uint64_t nr_pages;        /* of the memory; registered and filled */
 	uint64_t nr_extra_pages;  /* after these; mapped and registered, but not told, see 'g' */
 	bool is_empty;            /* not filled */
+	bool is_image;            /* not filled either, but expected to read as if it were */
 	uint64_t features;        /* beside what the kind needs */
 	uint64_t uffd_modes;      /* UFFDIO_REGISTER_MODE_* */
 	int flags;                /* of the userfaultfd */
@@ -120,7 +121,7 @@ static inline void vmm_make_memory(struct vmm *vmm, const struct vmm_plan *plan)
 			      nr + 5);
 		vmm->hello.nr_ranges--;
 	}
-	for (uint64_t page = 0; page < nr && !plan->is_empty; page++)
+	for (uint64_t page = 0; page < nr && !plan->is_empty && !plan->is_image; page++)
 		guest_fill(guest, page, 0);
 	for (uint64_t page = 0; page < nr_all && plan->is_empty; page++)
 		atomic_store(&guest->versions[page], GUEST_ZEROED);
