@@ -22,7 +22,17 @@
 #include "os/sys.h"
 
 #define HEAD_MAGIC "TSSTATE"
-static const char *const file_names[] = { "engine", "frames", "region-", "image-", "tier-" };
+
+/* One of ours: no other is ever removed. */
+static bool name_is_ours(const char *name)
+{
+	static const char *const starts[] = { "region-", "image-", "tier-" };
+
+	for (size_t i = 0; i < TS_ARRAY_LEN(starts); i++)
+		if (!strncmp(name, starts[i], strlen(starts[i])))
+			return true;
+	return !strcmp(name, "engine") || !strcmp(name, "frames");
+}
 
 static int path_of(const struct ts_statedir *state, const char *name, char *path, size_t path_bytes)
 {
@@ -69,10 +79,8 @@ static int empty_folder(struct ts_statedir *state)
 		return rc;
 	}
 	for (struct dirent *entry; (entry = readdir(dir));)
-		for (size_t i = 0; i < TS_ARRAY_LEN(file_names); i++)
-			if (!strncmp(entry->d_name, file_names[i], strlen(file_names[i])) &&
-			    unlinkat(state->dir_fd, entry->d_name, 0))
-				rc = -errno;
+		if (name_is_ours(entry->d_name) && unlinkat(state->dir_fd, entry->d_name, 0))
+			rc = -errno;
 	closedir(dir);
 	return rc;
 }

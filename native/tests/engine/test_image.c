@@ -78,8 +78,8 @@ static void import_and_die(struct guest *host)
 	int nr_calls = 0;
 
 	resume_open(host, 0);
-	CHECK_EQ(ts_image_import(host->engine, "base", image_fd, len_bytes + GUEST_PAGE, NULL, NULL),
-		 TS_ECONFIG);
+	CHECK_EQ(ts_image_import(host->engine, "base", image_fd, len_bytes + GUEST_PAGE, NULL,
+				 NULL), TS_ECONFIG);
 	nr_calls = 1;
 	CHECK_EQ(ts_image_import(host->engine, "base", image_fd, len_bytes, count_calls, &nr_calls),
 		 -EINTR);
