@@ -106,6 +106,7 @@ int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 		slot->get.status = 0;
 		slot->get.user = slot;
 		slot->get_ns = ts_now_ns();
+		slot->got_ns = 0;
 		slot->nr_tries++;
 		int rc = ts_store_get(fetch->readers[slot->tier], &slot->get);
 		if (rc > 0) {
@@ -114,7 +115,8 @@ int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 		}
 		if (rc < 0)
 			slot->get.status = rc;
-		ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], ts_now_ns() - slot->get_ns);
+		slot->got_ns = ts_now_ns();
+		ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], slot->got_ns - slot->get_ns);
 		if (!may_pass(slot->get.status) || slot->nr_tries >= TRIES_MAX)
 			return 0;
 	}
@@ -173,12 +175,14 @@ bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 
 	slot->is_decoded = slot->frame == fetch->raw_frame && fetch->raw_nr_freed == nr_freed;
 	slot->get.status = 0;
+	if (slot->is_decoded)
+		fetch->raw_ns = ts_now_ns();
 	return slot->is_decoded;
 }
 
 static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 {
-	ts_mono_ns start_ns = ts_now_ns();
+	ts_mono_ns start_ns = slot->got_ns ? slot->got_ns : ts_now_ns();
 	const uint8_t *frame = (const uint8_t *)slot->get.buf + slot->get.off_bytes;
 
 	/* Counted first: the frame is alive now, for the page that we bring back names it. */
@@ -187,7 +191,8 @@ static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 	fetch->raw_frame = 0;
 	int rc = ts_decode(fetch->decoder, frame, slot->get.len_bytes, &fetch->raw_head, fetch->raw,
 			   fetch->engine->frame_raw_max);
-	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], ts_now_ns() - start_ns);
+	fetch->raw_ns = ts_now_ns();
+	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], fetch->raw_ns - start_ns);
 	if (rc >= 0)
 		fetch->raw_frame = slot->frame;
 	return rc;

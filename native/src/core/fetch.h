@@ -21,6 +21,7 @@ struct ts_fetch_slot {
 	uint32_t page;
 	uint32_t flags;
 	ts_mono_ns start_ns, get_ns;
+	ts_mono_ns got_ns;            /* 0: completed in the background */
 };
 
 struct ts_fetch {
@@ -38,6 +39,7 @@ struct ts_fetch {
 	uint32_t raw_frame;
 	uint64_t raw_nr_freed;
 	struct ts_frame_head raw_head;
+	ts_mono_ns raw_ns;            /* when it was decoded, or found to be */
 };
 
 int ts_fetch_init(struct ts_fetch *fetch, struct ts_engine *engine, unsigned depth);

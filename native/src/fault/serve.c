@@ -50,8 +50,8 @@ void ts_serve_finish(struct ts_serve_ctx *ctx)
 	ctx->page_buf = NULL;
 }
 
-static void note_served(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t flags,
-			ts_mono_ns start_ns)
+static void note_served_at(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t flags,
+			   ts_mono_ns start_ns, ts_mono_ns end_ns)
 {
 	struct ts_region_counters *counters = &shard->region->counters;
 
@@ -60,7 +60,13 @@ static void note_served(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32
 		return;
 	}
 	ts_bump(&counters->nr_faults, 1);
-	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_FAULT], ts_now_ns() - start_ns);
+	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_FAULT], end_ns - start_ns);
+}
+
+static void note_served(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t flags,
+			ts_mono_ns start_ns)
+{
+	note_served_at(ctx, shard, flags, start_ns, ts_now_ns());
 }
 
 /* Nothing was missing: let the waiter look again. */
@@ -329,16 +335,16 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	}
 	const uint8_t *contents = ctx->fetch.raw + ((size_t)idx << TS_PAGE_SHIFT);
 	uint32_t nr_ignored = atomic_load(&slot->shard->nr_ignored);
-	ts_mono_ns install_ns = ts_now_ns();
 	bool is_whole = slot->flags & TS_SERVE_WHOLE;
 	struct ts_uffd_result result =
 		is_whole ? ts_install_run(ctx->engine, &ctx->fetch, slot, &head) :
 			   ts_install_copy(slot->shard, slot->page, contents);
-	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_INSTALL], ts_now_ns() - install_ns);
+	ts_mono_ns end_ns = ts_now_ns();
+	ts_hist_add(&ctx->fetch.stages->hist[TS_STAGE_INSTALL], end_ns - ctx->fetch.raw_ns);
 	TS_PHASE(TS_PHASE_INSTALLED);
 	switch (result.outcome) {
 	case TS_UFFD_DONE:
-		note_served(ctx, slot->shard, slot->flags, slot->start_ns);
+		note_served_at(ctx, slot->shard, slot->flags, slot->start_ns, end_ns);
 		note_returned(ctx, slot, contents);
 		if (is_whole)
 			ts_install_rest(ctx->engine, &ctx->fetch, slot, &head);
