@@ -20,6 +20,7 @@
 #include "fault/install.h"
 #include "fault/place.h"
 #include "fault/serve.h"
+#include "fault/spin.h"
 #include "fault/walk.h"
 #include "os/handed.h"
 #include "os/sys.h"
@@ -55,6 +56,7 @@ struct fault_thread {
 	unsigned nr_fixed, nr_shards;
 	uint64_t generation;
 	struct ts_serve_ctx serve;
+	struct ts_spin spin;
 	struct ts_later pending[TS_DEFER_MAX];
 	unsigned nr_pending;
 	bool has_forgotten;           /* messages of some shard */
@@ -277,15 +279,8 @@ static int wait_events(struct fault_thread *thread)
 		return poll(thread->polls, nr_polls, is_stuck ? 1 : 0);
 	}
 	thread->nr_stuck_rounds = 0;
-	if (spin_us) {
-		ts_mono_ns until_ns = ts_now_ns() + (ts_mono_ns)spin_us * 1000;
-		do {
-			int nr_events = poll(thread->polls, nr_polls, 0);
-			if (nr_events)
-				return nr_events;
-		} while (ts_now_ns() < until_ns);
-	}
-	return poll(thread->polls, nr_polls, -1);
+	return ts_spin_poll(&thread->spin, thread->polls, nr_polls, spin_us,
+			    thread->serve.fetch.nr_busy);
 }
 
 static bool holds_region(const struct fault_thread *thread, const struct ts_region *region)
@@ -367,6 +362,7 @@ static int prepare_thread(struct fault_thread *thread)
 	int rc = ts_serve_init(&thread->serve, engine, TS_FAULT_DEPTH_MAX);
 	if (rc)
 		return rc;
+	ts_spin_init(&thread->spin);
 	thread->serve.ahead = &thread->server->ahead;
 	thread->server->ahead.places[thread->index].kick_fd = thread->kick_fd;
 	thread->polls[thread->nr_fixed++] = (struct pollfd){ thread->kick_fd, POLLIN, 0 };
