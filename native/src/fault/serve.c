@@ -379,18 +379,6 @@ static bool is_crowded(const struct ts_fetch *fetch, unsigned tier)
 	       fetch->nr_busy_tier[tier] >= fetch->depth - fetch->depth / 4;
 }
 
-/* The restore rule.  Neighbours are worth having when the guest walks; a lone fault gets its page
- * alone. */
-static void note_walk(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
-{
-	enum ts_restore restore = slot->shard->region->restore;
-
-	if ((slot->flags & TS_SERVE_PREFETCH) || restore == TS_RESTORE_PAGE)
-		return;
-	if (ts_walk_note(ctx, slot->shard, slot->page, slot->tier) || restore == TS_RESTORE_RANGE)
-		slot->flags |= TS_SERVE_WHOLE;
-}
-
 static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shard *shard,
 					uint32_t page, uint32_t flags, ts_mono_ns start_ns,
 					ts_word word)
@@ -419,7 +407,7 @@ static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shar
 	slot->start_ns = start_ns;
 	slot->frame = frame;
 	slot->tier = (uint8_t)ts_frame_tier(ts_frames_load(&ctx->engine->frames, frame));
-	note_walk(ctx, slot);
+	ts_walk_note(ctx, slot);
 	if (!ts_fetch_is_decoded(&ctx->fetch, slot) && ts_fetch_start(&ctx->fetch, slot) > 0)
 		return TS_SERVE_PENDING;
 	finish_read(ctx, slot);

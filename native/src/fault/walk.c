@@ -88,17 +88,22 @@ static void ask_ahead(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t
 					       next + TS_WALK_AHEAD_PAGES) - 1));
 }
 
-bool ts_walk_note(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page, unsigned tier)
+void ts_walk_note(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 {
-	bool is_walk = is_near(shard, name_of(page));
-	uint32_t next = range_end(ctx->engine, tier, page);
+	struct ts_shard *shard = slot->shard;
+	enum ts_restore restore = shard->region->restore;
 
-	remember(shard, name_of(page));
-	if (is_walk || shard->region->restore == TS_RESTORE_RANGE)
-		remember(shard, name_of(next - 1));  /* all of it comes back now */
+	if ((slot->flags & TS_SERVE_PREFETCH) || restore == TS_RESTORE_PAGE)
+		return;
+	bool is_walk = is_near(shard, name_of(slot->page));
+	uint32_t next = range_end(ctx->engine, slot->tier, slot->page);
+	remember(shard, name_of(slot->page));
+	if (!is_walk && restore != TS_RESTORE_RANGE)
+		return;
+	slot->flags |= TS_SERVE_WHOLE;
+	remember(shard, name_of(next - 1));
 	if (is_walk)
-		ask_ahead(ctx, shard, next, tier);
-	return is_walk;
+		ask_ahead(ctx, shard, next, slot->tier);
 }
 
 /* Brings one frame back.  Returns its range's end, for one that is read in the background must not

@@ -15,9 +15,10 @@
 
 #define TS_WALK_AHEAD_PAGES 16u
 
-/* Is this fault, for a page whose frame lies in this tier, one of a walk?  Notes it, and has what
+/* The restore rule, for a page that is about to be read: is its whole frame to come back?
+ * Neighbours are worth having when the guest walks; a lone fault gets its page alone.  Has what
  * comes after the frame's range fetched.  Async-signal-safe. */
-bool ts_walk_note(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page, unsigned tier);
+void ts_walk_note(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot);
 
 /* Where fault threads are asked to fetch ahead. */
 struct ts_ahead {
