@@ -85,78 +85,9 @@ static int take_pagemap(struct ts_region *region, int fd, uint64_t addr)
 	       ts_fail(-errno, "%s: dup of the pagemap: %m", region->name) : 0;
 }
 
-/* ---- What can be done with it ----------------------------------------------------------- */
-
-static void add_limit(struct ts_region *region, const char *text)
-{
-	size_t used = strlen(region->limits);
-
-	snprintf(region->limits + used, sizeof(region->limits) - used, "%s%s", used ? "; " : "",
-		 text);
-}
-
 static bool is_punchable(const struct ts_remote_range *range)
 {
 	return ts_handed_backing(range->backing_fd, 0) == TS_BACKING_FULL;
-}
-
-/* Without MINOR beside it pages that are not mapped could be touched unseen (memory/memfd_rwp.c);
- * anonymous memory has none of these. */
-static void judge_rwp(struct ts_region *region, uint32_t modes, bool can_punch)
-{
-	bool is_shared = region->memfd >= 0;
-
-	if (region->pagemap_fd < 0) {
-		add_limit(region, "not tracked: what was accessed is read from the process's "
-			  "pagemap, which was not given or can't be scanned");
-	} else if (!(modes & TS_MODE_RWP_ASYNC)) {
-		add_limit(region, "not tracked: the userfaultfd has no UFFD_FEATURE_RWP_ASYNC, so "
-			  "every access would wait for a message");
-	} else if (!is_shared) {
-		region->tracker = &ts_tracker_rwp_ops;
-		region->abilities |= TS_CAN_TRACK;
-	} else if (!(region->uffd_modes & UFFDIO_REGISTER_MODE_MINOR)) {
-		add_limit(region, "not tracked: the userfaultfd has no UFFD_FEATURE_MINOR_SHMEM, "
-			  "so pages that are not mapped could be touched unseen");
-	} else {
-		region->tracker = &ts_tracker_rwp_memfd_ops;
-		region->abilities |= TS_CAN_TRACK | (can_punch ? TS_CAN_EVICT : 0);
-		region->memory = &ts_memory_memfd_rwp_ops;
-	}
-}
-
-/* The table of tierstore.h, with reasons. */
-static void judge(struct ts_region *region, uint32_t modes, bool can_punch)
-{
-	bool is_shared = region->memfd >= 0, has_table = region->pagemap_fd >= 0;
-
-	region->tracker = &ts_tracker_none_ops;
-	region->abilities = TS_CAN_SERVE;
-	if (modes & TS_MODE_RWP) {
-		judge_rwp(region, modes, can_punch);
-	} else if (modes & TS_MODE_WP_ASYNC) {
-		if (has_table) {
-			region->tracker = &ts_tracker_wp_ops;
-			region->abilities |= TS_CAN_TRACK;
-		} else {
-			add_limit(region, "not tracked: asynchronous write protection is read from "
-				  "the process's pagemap, which was not given or can't be scanned");
-		}
-		add_limit(region, "not evicted: WP_ASYNC lets a write through between read and "
-			  "punch, which would lose it; register without it");
-	} else if (modes & TS_MODE_WP && is_shared && can_punch) {
-		region->tracker = &ts_tracker_wp_sync_ops;
-		region->abilities |= TS_CAN_TRACK | TS_CAN_EVICT;
-	} else if (!(modes & TS_MODE_WP)) {
-		add_limit(region, "served only: registered for missing pages alone, so nothing "
-			  "stops a write to a page that is leaving; register for WP, too");
-	}
-	if (is_shared && !can_punch)
-		add_limit(region, "not evicted: the memfd is sealed against writing, or was handed "
-			  "over read-only, so no hole can be punched");
-	if (!is_shared)
-		add_limit(region, "not evicted: private anonymous memory, which only its own "
-			  "process can give back; use shared memory (a memfd)");
 }
 
 /* ---- Adopt ------------------------------------------------------------------------------ */
@@ -181,31 +112,6 @@ static struct ts_region *create(struct ts_engine *engine, const struct ts_adopt_
 	region->shards[0] = (struct ts_shard){ .region = region, .uffd = -1,
 					       .window_lock = PTHREAD_MUTEX_INITIALIZER };
 	return region;
-}
-
-/* MINOR is ours to add: it changes nothing but who maps a page. */
-static uint64_t uffd_modes(uint32_t modes, uint64_t features, bool is_shared)
-{
-	uint64_t uffd_modes = UFFDIO_REGISTER_MODE_MISSING;
-
-	if (modes & (TS_MODE_WP | TS_MODE_WP_ASYNC))
-		uffd_modes |= UFFDIO_REGISTER_MODE_WP;
-	if (modes & TS_MODE_RWP)
-		uffd_modes |= UFFDIO_REGISTER_MODE_RWP;
-	if (modes & TS_MODE_RWP && features & UFFD_FEATURE_MINOR_SHMEM && is_shared)
-		uffd_modes |= UFFDIO_REGISTER_MODE_MINOR;
-	return uffd_modes;
-}
-
-/* What was agreed on with the kernel counts, not what was said. */
-static uint32_t true_modes(uint32_t modes, uint64_t features)
-{
-	if (features & UFFD_FEATURE_WP_ASYNC && modes & TS_MODE_WP)
-		modes |= TS_MODE_WP_ASYNC;
-	modes &= ~(uint32_t)TS_MODE_RWP_ASYNC;
-	if (features & UFFD_FEATURE_RWP_ASYNC && modes & TS_MODE_RWP)
-		modes |= TS_MODE_RWP_ASYNC;
-	return modes;
 }
 
 /* A range's pages get their place at the end of the region, and their descriptor; not yet an
@@ -333,8 +239,9 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		rc = take_pagemap(region, options->pagemap_fd, ranges[0].addr);
 	if (rc)
 		return rc;
-	modes = true_modes(modes, features);
-	region->uffd_modes = uffd_modes(modes, features, ranges[0].backing_fd >= 0);
+	modes = ts_adopt_true_modes(modes, features);
+	region->uffd_modes =
+		ts_adopt_uffd_modes(modes, features, ranges[0].backing_fd >= 0);
 	/* A manager before us may have died in a window. */
 	if (modes & TS_MODE_RWP_ASYNC)
 		(void)ts_uffd_set_sync(region->shards[0].uffd, false);
@@ -343,7 +250,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		can_punch &= ranges[i].backing_fd >= 0 && is_punchable(&ranges[i]);
 	}
 	region->memory = region->memfd >= 0 ? &ts_memory_memfd_ops : &ts_memory_anon_ops;
-	judge(region, modes, can_punch);
+	ts_adopt_judge(region, modes, can_punch);
 	return rc ? rc : ts_adopt_learn(engine, region);
 }
 

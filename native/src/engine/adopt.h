@@ -15,6 +15,12 @@ int ts_adopt_check_against(struct ts_region *region, const struct ts_remote_rang
 /* With the kernel: its process lives, and has registered it with the region's userfaultfd. */
 int ts_adopt_check_registered(const struct ts_region *region, const struct ts_remote_range *range);
 
+/* TS_MODE_* as the kernel knows them, and what is to be registered for them. */
+uint32_t ts_adopt_true_modes(uint32_t modes, uint64_t features);
+uint64_t ts_adopt_uffd_modes(uint32_t modes, uint64_t features, bool is_shared);
+/* Sets tracker, memory, abilities, and the words for what can't be done. */
+void ts_adopt_judge(struct ts_region *region, uint32_t modes, bool can_punch);
+
 /* Is this another process's memory, and that process gone? */
 bool ts_adopt_is_gone(struct ts_region *region);
 /* Frees its frames and itself; nothing is brought back. */
