@@ -121,23 +121,24 @@ def _drain(manager: Manager, second: threading.Event) -> list[str]:
     vms = manager.vms()
     nr_stay = sum(vm["is_persistent"] for vm in vms)
     if nr_stay:
-        logger.info("stopping: %d VMs are left as they are, for the next manager", nr_stay)
+        logger.info("stopping: %d VM(s) are left as they are, for the next manager", nr_stay)
     if len(vms) > nr_stay:
         logger.info(
-            "stopping: %d VMs get their memory back, within %g s; signal again to end at once",
+            "stopping: %d VM(s) get their memory back, within %g s; signal again to end at once",
             len(vms) - nr_stay, timeout_s,
         )  # fmt: skip
     due_s = time.monotonic() + timeout_s
     manager.begin_drain()
     left = manager.still_draining()
-    told_s = 0.0
+    told_s = time.monotonic()
     while left and time.monotonic() < due_s and not second.is_set():
         manager.loop.step(timeout_s=0.2)
         left = manager.still_draining()
-        if time.monotonic() - told_s > NOTIFY_S:
+        if left and time.monotonic() - told_s > NOTIFY_S:
             told_s = time.monotonic()
+            # systemd waits longer for whoever asks again in time.
             notify(f"EXTEND_TIMEOUT_USEC={int(4e6 * NOTIFY_S)}\nSTATUS=Releasing {len(left)} VMs")
-            logger.info("still releasing: %s", ", ".join(left) or "none")
+            logger.info("still releasing: %s", ", ".join(left))
     return left
 
 
