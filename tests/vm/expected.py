@@ -17,6 +17,7 @@ PROGRAMS = [
     "test_rwp",
     "test_rwp_memfd",
     "test_rwp_stress",
+    "test_adopt_rwp",
     "test_pitfalls",
     "test_journey",
     "test_thp",
@@ -48,6 +49,7 @@ class Rung:
 
 RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp")]
 RWP_TESTS = [
+    "test_adopt_rwp",
     "test_pitfalls.unprotected_is_touched",
     "test_rwp.cold_is_the_complement",
     "test_rwp.huge_pages_are_seen_whole",
@@ -78,7 +80,7 @@ LADDER = {
         {"anon": None, "memfd": None},
         needed="6.",
         skips={
-            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if t.startswith("test_rwp"))],
+            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if "rwp" in t)],
             "Linux 6.13": ["test_madvise_remote"],
             "MOVE, Linux 6.8": ["test_journey", "test_pitfalls", "test_thp"],
             "MOVE: Linux 6.8": [
