@@ -52,7 +52,7 @@ def test_guest_in_a_quarter(build_dir: Path, tmp_path: Path, memory: str, vcpus:
     assert summary["pages_wrong"] == 0
     assert summary["resident_least_bytes"] < SIZE * 0.5
     assert summary["resident_evicted_bytes"] == 0
-    assert summary["faults"] > SIZE // 4096
+    assert summary["faults"] > 2 * SIZE // 65536  # neighbours come along, up to a frame of them
     assert summary["pages_touched"] > 3 * SIZE // 4096
 
 
