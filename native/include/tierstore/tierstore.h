@@ -10,7 +10,8 @@
  *
  * Caveats first
  *  - While a region is attached its evicted pages exist in the tiers alone.  If the process dies,
- *    so does the guest, unless it is another process's and persistent (state_dir).  Detach before you close the engine; closing detaches what is left.
+ *    so does the guest, unless it is another process's and persistent (state_dir).  Detach before
+ *    you close the engine; closing detaches what is left.
  *  - Memory that the library may touch is the region itself.  It must stay mapped with the same
  *    protection, and no other userfaultfd may be registered on it.
  *  - fork(): a region is excluded from children until it is detached (MADV_DONTFORK).  A child
