@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which memory `tierstore run` takes: the rule's text."""
+"""`tierstore run`: which memory it takes, and that its engines look like others."""
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import pytest
 
+from tierstore import _controller, _training
 from tierstore.errors import ConfigError
+from tierstore.preload.remote import RemoteEngine, RemoteRegion
 from tierstore.preload.rule import Rule
 
 
@@ -45,3 +50,15 @@ def test_what_makes_no_sense_names_itself(text: str, words: str) -> None:
     with pytest.raises(ConfigError, match="region rule") as caught:
         Rule.parse(text)
     assert words in str(caught.value)
+
+
+def test_remote_regions_have_what_the_controller_asks_for() -> None:
+    """The controller takes them for regions of an engine: whatever it uses must be there."""
+    source = inspect.getsource(_controller) + inspect.getsource(_training)
+    used = {name for _, name in re.findall(r"\b(region|r)\.([a-z_]+)\b", source)}
+    assert {"scan", "evict", "can_evict"} <= used
+    known = set(dir(RemoteRegion)) | {"name", "config", "length_bytes"}
+    assert used <= known
+    used = set(re.findall(r"\b_engine\.([a-z_]+)\b", source))
+    assert {"regions", "statistics"} <= used
+    assert used <= set(dir(RemoteEngine)) | {"config"}

@@ -37,6 +37,9 @@ def _parse(kind: str, data: bytes) -> Any:
 class RemoteRegion:
     """A region of the program."""
 
+    can_evict = True
+    """The shim attaches no memory that can only be served."""
+
     def __init__(self, engine: RemoteEngine, info: Any) -> None:
         self._engine = engine
         self._id = int(info.id)
