@@ -177,6 +177,8 @@ static inline uint64_t vmm_do(struct vmm *vmm, char command, const struct vmm_pl
 			CHECK_EQ(pthread_create(&vmm->threads[i], NULL, guest_worker, guest), 0);
 		return 0;
 	case 's': /* stop working: how many touches were wrong? */
+		for (unsigned i = 0; i < 20000 && !atomic_load(&guest->nr_touched); i++)
+			usleep(1000);
 		atomic_store(&guest->is_stopping, true);
 		for (unsigned i = 0; i < VMM_WORKERS; i++)
 			pthread_join(vmm->threads[i], NULL);
