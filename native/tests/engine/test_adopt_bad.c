@@ -222,7 +222,7 @@ static void ranges_that_make_no_sense(void)
 	range->addr = vmm.hello.ranges[0].addr;
 	refused(&host, options, TS_EOVERLAP, "overlap");
 	*range = good;
-	range->addr += (uint64_t)1 << 36;
+	range->addr -= (uint64_t)1 << 36;
 	refused(&host, options, TS_EBACKING, "not registered");
 	range->addr = UINT64_MAX - 64 * 4096 * 16 - 4095;
 	range->len_bytes = 4096;
