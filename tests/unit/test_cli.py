@@ -20,11 +20,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import tierstore.cli.bench
 import tierstore.cli.probe
 from tierstore import control
 from tierstore.cli import exits
 from tierstore.cli.render import Rates, engine_block, plain_line, rates_between
-from tierstore.errors import ConfigError, HostError, StoreCorrupt, StoreFull
+from tierstore.errors import ConfigError, HostError, StoreCorrupt, StoreFull, UsageError
 from tierstore.statistics import (
     EvictionCounts,
     FaultCounts,
@@ -148,6 +149,17 @@ def test_probe_says_the_same_twice() -> None:
     assert answer["kernel_release"] in as_text.stdout
     for memory, tracker in answer["trackers"].items():
         assert re.search(rf"{memory} +tracker {tracker or 'none'}", as_text.stdout)
+
+
+def test_bench_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options go through; an installed package has no suite, and says where there is one."""
+    listed = run("bench", "--list")
+    assert listed.returncode == 0
+    assert "fault_ram" in listed.stdout
+    assert run("bench", "no-such-row").returncode == 2
+    monkeypatch.setattr(tierstore, "__file__", str(tmp_path / "tierstore" / "__init__.py"))
+    with pytest.raises(UsageError, match="checkout"):
+        tierstore.cli.bench.run([])
 
 
 @pytest.mark.parametrize("has_all", [True, False])

@@ -162,6 +162,21 @@ def serve(
     raise typer.Exit(run(**options, state=state, snapshot=snapshot, ram=ram, verbose=verbose))
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+)
+@guarded
+def bench(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ROW...] [OPTIONS]", help="--help lists them.")
+    ] = None,
+) -> None:
+    """Measure, beside bare limits and rivals; in a checkout of the source."""
+    from tierstore.cli.bench import run
+
+    raise typer.Exit(run(arguments or []))
+
+
 @app.command(name="import")
 @guarded
 def import_image(
