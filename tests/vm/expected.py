@@ -18,6 +18,7 @@ PROGRAMS = [
     "test_rwp_memfd",
     "test_rwp_stress",
     "test_adopt_rwp",
+    "test_resume_rwp",
     "test_pitfalls",
     "test_journey",
     "test_thp",
@@ -50,6 +51,7 @@ class Rung:
 RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp")]
 RWP_TESTS = [
     "test_adopt_rwp",
+    "test_resume_rwp",
     "test_pitfalls.unprotected_is_touched",
     "test_rwp.cold_is_the_complement",
     "test_rwp.huge_pages_are_seen_whole",

@@ -123,9 +123,10 @@ def _fill(plan: Plan, handoff: Handoff, peer: Peer, features: int, memfds: Seque
     parts = [part for piece in handoff.pieces for part in addresses.within(piece, known)]
     plan.modes = addresses.registered_modes([mapping for mapping, _ in parts], features)
     _check_modes(plan.modes)
-    # Whether holes can be protected, too, is the same to us.
+    # Whether holes can be protected, too, is the same to us.  A manager that was killed may have
+    # left the userfaultfd synchronous; the engine finds out.
     claimed = handoff.modes - {"WP_UNPOPULATED"}
-    if plan.modes != claimed:
+    if (plan.modes ^ claimed) - {"RWP_ASYNC"}:
         told, found = "|".join(sorted(claimed)), "|".join(sorted(plan.modes))
         plan.remarks.append(f"it says that it registered {told}, and the kernel says {found}")
     plan.ranges = _backed(plan, peer, parts, memfds) or _bare(handoff.pieces)

@@ -239,12 +239,14 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 		rc = take_pagemap(region, options->pagemap_fd, ranges[0].addr);
 	if (rc)
 		return rc;
+	/* A manager before us may have died in a window, in which the kernel says that the
+	 * userfaultfd is not asynchronous. */
+	if (modes & TS_MODE_RWP && region->nr_resumed &&
+	    !ts_uffd_set_sync(region->shards[0].uffd, false))
+		features |= UFFD_FEATURE_RWP_ASYNC;
 	modes = ts_adopt_true_modes(modes, features);
 	region->uffd_modes =
 		ts_adopt_uffd_modes(modes, features, ranges[0].backing_fd >= 0);
-	/* A manager before us may have died in a window. */
-	if (modes & TS_MODE_RWP_ASYNC)
-		(void)ts_uffd_set_sync(region->shards[0].uffd, false);
 	for (unsigned i = 0; i < options->nr_ranges && !rc; i++) {
 		rc = add_range(region, &ranges[i]);
 		can_punch &= ranges[i].backing_fd >= 0 && is_punchable(&ranges[i]);

@@ -5,7 +5,8 @@
  * What a word says when its owner is gone, and what becomes of it:
  *
  *   LEAVING              the guest still has the page: nothing is released before it is published
- *   AWAY, RELEASING      published and guarded; the RAM is given back now, if it was not
+ *   AWAY, RELEASING      published; RAM that was not given back is the page: under RWP the guest
+ *                        may have written to it since, for nothing but a window stops it
  *   COMING from a frame  if the guest has the page, it was installed; else AWAY
  *   COMING from a fill   the same; else ZERO
  *   COMING, others       the guest has the page, or a hole that it made
@@ -14,9 +15,13 @@
  * No guard that is left over is written down: the caller lifts protections over the whole region,
  * and wakes everybody; whoever waits asks again.
  */
+#include <string.h>
+
 #include "engine/state.h"
 #include "os/pagemap.h"
 #include "os/sys.h"
+#include "os/uapi.h"
+#include "track/track.h"
 
 /* Has the guest the page? */
 static bool is_present(struct ts_region *region, uint32_t page)
@@ -33,23 +38,47 @@ static bool is_present(struct ts_region *region, uint32_t page)
 	return addr && ts_pagemap_is_filled(region->pagemap_fd, addr);
 }
 
-static int punch(struct ts_region *region, uint32_t page)
+/* All zeros, or not to be read. */
+static bool is_clear(int fd, uint64_t offset)
 {
-	uint64_t offset = 0;
-	uint32_t run;
-	int fd = ts_region_backing(region, page, &offset, &run);
+	static const uint8_t zeros[TS_PAGE_BYTES];
+	uint8_t data[TS_PAGE_BYTES];
 
-	return ts_sys_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
-				TS_PAGE_BYTES);
+	return ts_sys_pread_all(fd, data, sizeof(data), (off_t)offset) ||
+	       !memcmp(data, zeros, sizeof(data));
 }
 
-/* Published, and guarded until after the punch: the page cache has nothing that the frame or the
- * fill has not.  Where it can't be given back the page stays with the guest. */
+/* A punch clears what it can't drop (a part of a huge page that somebody holds), and the evictor
+ * that died may not have come to writing it back.  Under RWP it can also be the guest that has
+ * cleared it since, who then has it in the page table. */
+static bool is_cleared_by_us(struct ts_region *region, uint32_t page, int fd, uint64_t offset)
+{
+	uint64_t addr = ts_shard_addr(ts_region_shard(region, page), page, NULL);
+	uint64_t modes = region->is_remote ? region->uffd_modes : region->tracker->uffd_modes;
+	bool is_guarded = !(modes & UFFDIO_REGISTER_MODE_RWP);
+
+	if (!is_guarded && (!region->is_remote || region->pagemap_fd < 0))
+		return false;
+	return is_clear(fd, offset) &&
+	       (is_guarded || !addr || !ts_pagemap_is_filled(region->pagemap_fd, addr));
+}
+
+/* Published, and perhaps not yet given back.  What the page cache has is the page, if anybody could
+ * write to it, and as good as the frame, if not: it stays with the guest. */
 static ts_word finish_release(struct ts_region *region, uint32_t page, ts_word word)
 {
-	if (region->memfd >= 0 && is_present(region, page) && punch(region, page))
+	ts_word away = word & ~(ts_word)TS_WORD_RELEASING;
+	uint64_t offset = 0;
+	uint32_t run;
+
+	if (region->memfd < 0 || !is_present(region, page))
+		return away;
+	int fd = ts_region_backing(region, page, &offset, &run);
+	if (!is_cleared_by_us(region, page, fd, offset) ||
+	    ts_sys_fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset,
+			     TS_PAGE_BYTES))
 		return ts_word_make(TS_RESIDENT, 0, 0);
-	return word & ~(ts_word)TS_WORD_RELEASING;
+	return away;
 }
 
 static ts_word resolve_coming(struct ts_region *region, uint32_t page, ts_word word)

@@ -130,6 +130,35 @@ static inline int resume_child(struct guest *guest, void (*fn)(struct guest *gue
 	return status;
 }
 
+/* A host without memory of its own: folder and number of pages. */
+static inline void resume_host_make(struct guest *host, uint64_t nr_pages)
+{
+	*host = (struct guest){ .nr_pages = nr_pages, .memfd = -1 };
+	snprintf(host->folder, sizeof(host->folder), "/tmp/tierstore-test-XXXXXX");
+	CHECK(mkdtemp(host->folder) != NULL);
+}
+
+/* As resume_child(). */
+static inline int resume_host_child(struct guest *host, void (*fn)(struct guest *host, int arg),
+				    int arg)
+{
+	int status = 0;
+	pid_t child = fork();
+
+	CHECK(child >= 0);
+	if (child == 0) {
+		fn(host, arg);
+		_exit(0);
+	}
+	CHECK_EQ(waitpid(child, &status, 0), child);
+	return status;
+}
+
+static inline void resume_host_end(struct guest *host)
+{
+	nftw(host->folder, resume_remove, 8, FTW_DEPTH | FTW_PHYS);
+}
+
 static inline void resume_die(void)
 {
 	kill(getpid(), SIGKILL);

@@ -75,28 +75,6 @@ static void graduate(struct guest *host, int arg)
 	ts_engine_close(host->engine);
 }
 
-static void host_make(struct guest *host, uint64_t nr_pages)
-{
-	*host = (struct guest){ .nr_pages = nr_pages, .memfd = -1 };
-	snprintf(host->folder, sizeof(host->folder), "/tmp/tierstore-test-XXXXXX");
-	CHECK(mkdtemp(host->folder) != NULL);
-}
-
-/* As resume_child(), for a host without memory of its own. */
-static int run(struct guest *host, void (*fn)(struct guest *host, int arg), int arg)
-{
-	int status = 0;
-	pid_t child = fork();
-
-	CHECK(child >= 0);
-	if (child == 0) {
-		fn(host, arg);
-		_exit(0);
-	}
-	CHECK_EQ(waitpid(child, &status, 0), child);
-	return status;
-}
-
 static const struct vmm_plan plan = {
 	.kind = VMM_SHARED, .nr_pages = VM_PAGES, .nr_extra_pages = VM_EXTRA,
 	.uffd_modes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP,
@@ -113,17 +91,17 @@ static void test_killed_again_and_again(void)
 	uint64_t random = 42;
 
 	vmm_start(&vmm, &plan);
-	host_make(&host, VM_PAGES);
+	resume_host_make(&host, VM_PAGES);
 	CHECK_EQ(vmm_ask(&vmm, 'w'), 0);
 	for (unsigned long i = 0; i < nr_deaths; i++) {
 		random = guest_mix(random + i);
 		kill_manager(&host, random);
 	}
-	CHECK_EQ(run(&host, graduate, 0), 0);
+	CHECK_EQ(resume_host_child(&host, graduate, 0), 0);
 	/* Nobody serves any more: all of it is the VMM's own. */
 	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
 	vmm_end(&vmm);
-	nftw(host.folder, resume_remove, 8, FTW_DEPTH | FTW_PHYS);
+	resume_host_end(&host);
 }
 
 /* ---- Ranges, orders, ends ---------------------------------------------------------------- */
@@ -198,16 +176,16 @@ static void test_ranges_and_orders(void)
 	struct guest host;
 
 	vmm_start(&vmm, &plan);
-	host_make(&host, VM_PAGES + VM_EXTRA);
-	CHECK_EQ(run(&host, close_in_order, 0), 0);
-	CHECK_EQ(run(&host, add_and_die, 0), SIGKILL);
+	resume_host_make(&host, VM_PAGES + VM_EXTRA);
+	CHECK_EQ(resume_host_child(&host, close_in_order, 0), 0);
+	CHECK_EQ(resume_host_child(&host, add_and_die, 0), SIGKILL);
 	reverse_ranges();
-	CHECK_EQ(run(&host, adopt_wrongly, 0), 0);
-	CHECK_EQ(run(&host, take_over_and_compare, 0), SIGKILL);
-	CHECK_EQ(run(&host, take_over_and_compare, 1), 0);
+	CHECK_EQ(resume_host_child(&host, adopt_wrongly, 0), 0);
+	CHECK_EQ(resume_host_child(&host, take_over_and_compare, 0), SIGKILL);
+	CHECK_EQ(resume_host_child(&host, take_over_and_compare, 1), 0);
 	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
 	vmm_end(&vmm);
-	nftw(host.folder, resume_remove, 8, FTW_DEPTH | FTW_PHYS);
+	resume_host_end(&host);
 }
 
 /* The VM ended while nobody served it: what is stored of it is freed. */
@@ -231,12 +209,12 @@ static void test_forgotten(void)
 	struct guest host;
 
 	vmm_start(&vmm, &plan);
-	host_make(&host, VM_PAGES);
-	CHECK_EQ(run(&host, close_in_order, 0), 0);
+	resume_host_make(&host, VM_PAGES);
+	CHECK_EQ(resume_host_child(&host, close_in_order, 0), 0);
 	vmm_kill(&vmm);
-	CHECK_EQ(run(&host, forget, 0), 0);
+	CHECK_EQ(resume_host_child(&host, forget, 0), 0);
 	vmm_end(&vmm);
-	nftw(host.folder, resume_remove, 8, FTW_DEPTH | FTW_PHYS);
+	resume_host_end(&host);
 }
 
 int main(int argc, char **argv)
