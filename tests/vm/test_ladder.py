@@ -147,6 +147,18 @@ def test_examples(climbed: tuple[Rung, Climb], memory: str) -> None:
         assert answer["stdout"].endswith(" 0 pages wrong\n"), answer
 
 
+@pytest.mark.timeout(2 * RUNG_S)
+def test_serve(climbed: tuple[Rung, Climb]) -> None:
+    """A VMM that registers for RWP hands its memory over to `tierstore serve`."""
+    rung, found = climbed
+    if rung.trackers["memfd"] != "rwp":
+        assert "serve" not in found.answers
+        return
+    answer = found.answers["serve"]
+    assert answer["status"] == 0, answer["stdout"][-8000:]
+    assert "1 passed" in answer["stdout"]
+
+
 @pytest.mark.timeout(RUNG_S)
 def test_a_hang_shows_the_stacks(root_dir: Path, tmp_path: Path) -> None:
     """A command that does not end is ended, and the console has every task's stack."""

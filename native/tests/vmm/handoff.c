@@ -50,7 +50,7 @@ static uint64_t modes_of(const char *mode)
 	return modes;
 }
 
-static uint64_t features_of(const struct handoff *handoff)
+static uint64_t features_of(const struct handoff *handoff, bool is_memfd)
 {
 	uint64_t features = 0;
 
@@ -62,8 +62,10 @@ static uint64_t features_of(const struct handoff *handoff)
 		features |= UFFD_FEATURE_WP_UNPOPULATED;
 	if (has_token(handoff->mode, "WP_ASYNC"))
 		features |= UFFD_FEATURE_WP_ASYNC;
+	/* What is in the memfd and not mapped is not protected: MINOR is agreed on, for a manager
+	 * that wants to evict, and the VMM itself does not register for it. */
 	if (has_token(handoff->mode, "RWP"))
-		features |= UFFD_FEATURE_RWP;
+		features |= UFFD_FEATURE_RWP | (is_memfd ? UFFD_FEATURE_MINOR_SHMEM : 0);
 	if (has_token(handoff->mode, "RWP_ASYNC"))
 		features |= UFFD_FEATURE_RWP_ASYNC;
 	return features;
@@ -85,7 +87,9 @@ static int open_uffd(void)
 
 void handoff_open_uffd(struct handoff *handoff, const struct ram *ram)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = features_of(handoff) };
+	struct uffdio_api api = {
+		.api = UFFD_API, .features = features_of(handoff, ram->is_memfd),
+	};
 
 	handoff->uffd = open_uffd();
 	if (handoff->uffd < 0)
