@@ -54,18 +54,21 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Serve:
-    """A manager as a process, its log in a file."""
+    """A manager as a process, its log in a file; code: what it does before it begins."""
 
-    def __init__(self, folder: Path, *options: str, config: str = CONFIG, wait: bool = True):
+    def __init__(
+        self, folder: Path, *options: str, config: str = CONFIG, wait: bool = True, code: str = ""
+    ):
         self.folder = folder
         self.socket = folder / "vmm.sock"
         self.log_path = folder / f"log{len(list(folder.glob('log*')))}"
         config_path = folder / "manager.toml"
         config_path.write_text(config, encoding="utf-8")
         arguments = ["serve", "--listen", str(self.socket), "--config", str(config_path)]
+        program = ["-c", code + "\nfrom tierstore.cli import main; main()"] if code else []
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tierstore", *arguments, *options],
+                [sys.executable, *(program or ["-m", "tierstore"]), *arguments, *options],
                 stderr=log,
                 stdout=log,
                 env=self.environment,

@@ -44,6 +44,36 @@ def test_a_vm_outlives_its_manager(number: int, start: Start) -> None:
             vmm.verify()
 
 
+GATE = """
+import pathlib, time
+from tierstore.manager.vm import Vm
+
+def start(self, *arguments, real=Vm.start):
+    while not pathlib.Path({gate!r}).exists():
+        time.sleep(0.01)
+    real(self, *arguments)
+
+Vm.start = start
+"""
+"""The manager takes VMs over when this file exists."""
+
+
+def test_a_message_waits_while_its_vm_is_taken_back(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with start() as first, Vmm(first.socket, mib=8).handed_over() as vmm:
+        evicted(first, vmm)
+        first.end(signal.SIGKILL)
+        config = (tmp_path / "manager.toml").read_text(encoding="utf-8")
+        options = ["--state", str(tmp_path / "state")]
+        with Serve(tmp_path, *options, config=config, code=GATE.format(gate=str(gate))) as second:
+            vmm.say("resume")
+            until(lambda: "is being taken back" in second.log, "the message to be there")
+            gate.touch()
+            assert vmm.event("resume")["result"] == "ready"
+            assert evicted(second, vmm)["is_connected"]
+            vmm.verify()
+
+
 def test_memory_that_was_plugged_in_is_in_its_place(start: Start) -> None:
     """The VMM tells its regions in the order of guest addresses, the engine in that of arrival."""
     with start() as first, Vmm(first.socket, "--ranges", "8M,2M").handed_over() as vmm:

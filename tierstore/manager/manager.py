@@ -57,6 +57,7 @@ class Manager:
         self._lock = threading.Lock()  # guards _vms; never held while an engine is asked
         self._vms: dict[int, Vm] = {}
         self._arriving: set[int] = set()
+        self._returning: dict[int, list[tuple[Connection, Message, list[int]]]] = {}
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tierstore-hand")
         self._trainer = SharedTrainer(engine)
@@ -110,7 +111,9 @@ class Manager:
             logger.warning("%s: hung up, and lives: it is served as before", vm)
 
     def _on_message(self, connection: Connection, message: Message) -> None:
-        fds = connection.take_fds()
+        self._obey(connection, message, connection.take_fds())
+
+    def _obey(self, connection: Connection, message: Message, fds: list[int]) -> None:
         try:
             if isinstance(message, Added):
                 self._plug(connection, message, fds)
@@ -136,6 +139,10 @@ class Manager:
             self._hand_over_again(connection, vm, message, fds[0])
             for fd in fds:
                 os.close(fd)
+            return
+        if peer.pid in self._returning:
+            logger.info("%s: is being taken back, and is answered then", peer.name)
+            self._returning[peer.pid].append((connection, message, fds))
             return
         if peer.pid in self._arriving:
             raise UsageError("it is being handed over on another connection")
@@ -187,6 +194,7 @@ class Manager:
             vm = Vm(peer, Path(record.socket), record.handoff(), uffd,
                     self._options(peer, Path(record.socket)))  # fmt: skip
             self._arriving.add(peer.pid)
+            self._returning[peer.pid] = []
             self._workers.submit(self._start, None, vm, [])
         orphans = {orphan.name for orphan in list_orphans(self.engine)}
         for name in orphans.intersection(self._succession.gone):
@@ -241,6 +249,8 @@ class Manager:
             self._leave(vm, vm.end, is_served=False)
             if not vm.is_connected:
                 vm.peer.close()
+        for waiting in self._returning.pop(vm.peer.pid, []):
+            self._obey(*waiting)
 
     def _on_restored(self, vm: Vm) -> None:
         """On a thread of the VM's: its memory is all there, and it needs us no more."""
