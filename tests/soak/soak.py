@@ -55,6 +55,12 @@ class Samples:
         fit = statistics.linear_regression(self.seconds[first:], self.own_bytes[first:])
         return fit.slope * 60
 
+    def by_quarter(self) -> list[int]:
+        """The median of each quarter of the run, in bytes: where it levels off."""
+        quarter = max(len(self.own_bytes) // 4, 1)
+        parts = [self.own_bytes[i * quarter : (i + 1) * quarter] for i in range(4)]
+        return [round(statistics.median(part)) for part in parts if part]
+
 
 def _anon_rss_bytes() -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
@@ -133,6 +139,7 @@ def soak(seconds: float, size_bytes: int, kind: str, budget_share: float) -> dic
         "failures": dict(now.failures),
         "engine_fault_us": dataclasses.asdict(now.stages["fault"]),
         "own_bytes": samples.own_bytes[-1] if samples.own_bytes else 0,
+        "own_bytes_by_quarter": samples.by_quarter(),
         "slope_bytes_per_minute": round(samples.slope_per_minute()),
     }
 
