@@ -43,8 +43,8 @@ def markdown(header: dict[str, Any], results: Iterable[dict[str, Any]]) -> str:
     """For README.md."""
     machine = (
         f"Linux {header['kernel']}, {header['cpus']} x {header['cpu']}, {header['memory']}, "
-        f"commit {header['commit']}, {header['date']}, load average {header['load'][0]} to "
-        f"{header.get('load_after', ['?'])[0]}."
+        f"commit {header['commit']}, {header['date']}, load average "
+        f"{header['load'][0]} at the start."
     )
     lines = [
         machine,
