@@ -95,30 +95,15 @@ static void wake_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 	(void)ts_uffd_wake(shard->uffd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT);
 }
 
-struct touched {
-	struct ts_batch *batch;
-	uint64_t addr;     /* of page `i` */
-	unsigned i;
-};
-
-static void note_touched(void *user, uint64_t addr, uint64_t len_bytes)
-{
-	struct touched *touched = user;
-	unsigned first = touched->i + (unsigned)((addr - touched->addr) >> TS_PAGE_SHIFT);
-
-	for (unsigned n = 0; n < len_bytes >> TS_PAGE_SHIFT; n++)
-		ts_pageset_add(&touched->batch->scratch, first + n);
-}
-
 static void look_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
 		     uint64_t addr)
 {
 	static const struct ts_scan_filter accessed = { .mask = PAGE_IS_ACCESSED };
-	struct touched touched = { batch, addr, i };
+	struct ts_pageset_run touched = { &batch->scratch, addr, i };
 
 	/* Only for the better: what is not told is taken, and comes back by a fault. */
 	(void)ts_pagemap_scan(shard->region->pagemap_fd, addr, (uint64_t)nr_pages << TS_PAGE_SHIFT,
-			      &accessed, note_touched, &touched);
+			      &accessed, ts_pageset_note, &touched);
 }
 
 /* Tracker rwp: pages that were touched since the scan stay. */

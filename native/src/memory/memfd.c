@@ -59,22 +59,6 @@ static void return_pages(struct ts_batch *batch, const struct ts_pageset *set)
 		ts_word_finish(ts_batch_word(batch, i), ts_word_make(TS_GONE, 0, 0));
 }
 
-struct touched {
-	struct ts_batch *batch;
-	struct ts_pageset set;
-	uint64_t addr;     /* of page `i` */
-	unsigned i;
-};
-
-static void note_touched(void *user, uint64_t addr, uint64_t len_bytes)
-{
-	struct touched *touched = user;
-	unsigned first = touched->i + (unsigned)((addr - touched->addr) >> TS_PAGE_SHIFT);
-
-	for (unsigned n = 0; n < len_bytes >> TS_PAGE_SHIFT; n++)
-		ts_pageset_add(&touched->set, first + n);
-}
-
 static void return_later(struct ts_batch *batch, const struct ts_pageset *set)
 {
 	TS_PAGESET_EACH(i, set)
@@ -86,17 +70,17 @@ static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned
 {
 	static const struct ts_scan_filter present = { .mask = PAGE_IS_PRESENT };
 	uint64_t len_bytes = (uint64_t)nr_pages << TS_PAGE_SHIFT;
-	struct touched touched = { .batch = batch, .addr = addr, .i = i };
+	struct ts_pageset touched = { { 0 } };
+	struct ts_pageset_run run = { &touched, addr, i };
 	struct ts_region *region = batch->region;
 
 	int rc = ts_uffd_protect(shard->uffd, addr, len_bytes, true);
 	if (rc) {
 		for (unsigned n = 0; n < nr_pages; n++)
-			note_touched(&touched, addr + ((uint64_t)n << TS_PAGE_SHIFT),
-				     TS_PAGE_BYTES);
+			ts_pageset_add(&touched, i + n);
 		ts_bump(&region->counters.failures[TS_FAIL_TAKE], nr_pages);
 		batch->nr_failed += nr_pages;
-		return_later(batch, &touched.set);
+		return_later(batch, &touched);
 		return;
 	}
 	for (unsigned n = 0; n < nr_pages; n++)
@@ -104,12 +88,12 @@ static void protect_run(struct ts_batch *batch, struct ts_shard *shard, unsigned
 	/* Marks are what such a tracker goes by, and there may be no page table to look at. */
 	for (unsigned n = 0; batch->skip_touched && region->marks && n < nr_pages; n++)
 		if (ts_region_is_marked(region, batch->first_page + i + n))
-			ts_pageset_add(&touched.set, i + n);
+			ts_pageset_add(&touched, i + n);
 	if (batch->skip_touched && !region->marks)
-		(void)ts_pagemap_scan(region->pagemap_fd, addr, len_bytes, &present, note_touched,
-				      &touched);
-	batch->nr_cancelled += ts_pageset_count(&touched.set);
-	return_later(batch, &touched.set);
+		(void)ts_pagemap_scan(region->pagemap_fd, addr, len_bytes, &present,
+				      ts_pageset_note, &run);
+	batch->nr_cancelled += ts_pageset_count(&touched);
+	return_later(batch, &touched);
 }
 
 static void take(struct ts_batch *batch)

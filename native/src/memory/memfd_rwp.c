@@ -44,21 +44,6 @@ enum {
 
 /* ---- What is proven --------------------------------------------------------------------- */
 
-struct seen {
-	struct ts_pageset set;
-	uint64_t addr;     /* of page `i` */
-	unsigned i;
-};
-
-static void note_seen(void *user, uint64_t addr, uint64_t len_bytes)
-{
-	struct seen *seen = user;
-	unsigned first = seen->i + (unsigned)((addr - seen->addr) >> TS_PAGE_SHIFT);
-
-	for (unsigned n = 0; n < len_bytes >> TS_PAGE_SHIFT; n++)
-		ts_pageset_add(&seen->set, first + n);
-}
-
 /* Adds the pages of a run that are protected, and those that have no entry at all.  Neither: it can
  * be touched without our knowledge.  An event that is queued means that the addresses may be
  * another mapping's, which would look protected; it can't be read while we share the gate, so to
@@ -72,19 +57,22 @@ static int look(struct ts_shard *shard, unsigned i, unsigned nr_pages, uint64_t 
 	static const struct ts_scan_filter is_filled = {
 		.anyof = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
 	};
-	struct seen hidden = { .addr = addr, .i = i }, filled = hidden;
+	struct ts_pageset hidden = { { 0 } }, filled = hidden;
+	struct ts_pageset_run to_hidden = { &hidden, addr, i }, to_filled = { &filled, addr, i };
 	uint64_t len_bytes = (uint64_t)nr_pages << TS_PAGE_SHIFT;
 	int pagemap_fd = shard->region->pagemap_fd;
 
-	int rc = ts_pagemap_scan(pagemap_fd, addr, len_bytes, &is_protected, note_seen, &hidden);
+	int rc = ts_pagemap_scan(pagemap_fd, addr, len_bytes, &is_protected, ts_pageset_note,
+				 &to_hidden);
 	if (!rc)
-		rc = ts_pagemap_scan(pagemap_fd, addr, len_bytes, &is_filled, note_seen, &filled);
+		rc = ts_pagemap_scan(pagemap_fd, addr, len_bytes, &is_filled, ts_pageset_note,
+				     &to_filled);
 	if (!rc && ts_uffd_is_changing(shard->uffd))
 		rc = -EAGAIN;
 	for (unsigned n = i; !rc && n < i + nr_pages; n++) {
-		if (ts_pageset_has(&hidden.set, n))
+		if (ts_pageset_has(&hidden, n))
 			ts_pageset_add(guarded, n);
-		else if (!ts_pageset_has(&filled.set, n))
+		else if (!ts_pageset_has(&filled, n))
 			ts_pageset_add(unmapped, n);
 	}
 	return rc;

@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "util/limits.h"
+
 enum { TS_CHUNK_PAGES = 512 };
 
 struct ts_pageset {
@@ -52,5 +54,21 @@ static inline unsigned ts_pageset_next(const struct ts_pageset *set, unsigned i)
 #define TS_PAGESET_EACH(i, set)                                                                    \
 	for (unsigned i = ts_pageset_next(set, 0); i < TS_CHUNK_PAGES;                             \
 	     i = ts_pageset_next(set, i + 1))
+
+/* For ts_pagemap_scan() of a run of addresses: what it finds becomes members of a set. */
+struct ts_pageset_run {
+	struct ts_pageset *set;
+	uint64_t addr;     /* of page `i` */
+	unsigned i;
+};
+
+static inline void ts_pageset_note(void *user, uint64_t addr, uint64_t len_bytes)
+{
+	struct ts_pageset_run *run = user;
+	unsigned first = run->i + (unsigned)((addr - run->addr) >> TS_PAGE_SHIFT);
+
+	for (unsigned n = 0; n < len_bytes >> TS_PAGE_SHIFT; n++)
+		ts_pageset_add(run->set, first + n);
+}
 
 #endif

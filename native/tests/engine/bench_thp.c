@@ -12,6 +12,7 @@
 
 #include "guest.h"
 #include "os/uapi.h"
+#include "thp.h"
 
 enum { READS = 4 << 20, REPEATS = 3 };
 
@@ -20,24 +21,6 @@ static uint64_t now_ns(void)
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t huge_mib(const void *addr)
-{
-	uint64_t low, high, kib = 0;
-	bool is_inside = false;
-	char line[512];
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-
-	CHECK(smaps != NULL);
-	while (fgets(line, sizeof(line), smaps)) {
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &low, &high) == 2)
-			is_inside = (uintptr_t)addr >= low && (uintptr_t)addr < high;
-		if (is_inside && sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1)
-			break;
-	}
-	fclose(smaps);
-	return kib >> 10;
 }
 
 /* The best of a few rounds.  Each address depends on the read before, so nothing overlaps. */
@@ -59,7 +42,7 @@ static double ns_a_read(const struct guest *guest)
 static void show(const struct guest *guest, const char *what)
 {
 	printf("%-28s %6.1f ns a read, %4" PRIu64 " MiB in huge pages\n", what, ns_a_read(guest),
-	       huge_mib(guest->mem));
+	       thp_bytes(guest->mem) >> 20);
 }
 
 int main(int argc, char **argv)

@@ -7,30 +7,12 @@
 #include "guest.h"
 #include "os/uapi.h"
 #include "page/region.h"
+#include "thp.h"
 #include "track/track.h"
 
 enum { HUGE_PAGES = 512, NR = 8 * HUGE_PAGES };
 
 static size_t bytes(uint64_t nr_pages) { return nr_pages * GUEST_PAGE; }
-
-/* AnonHugePages of the mapping that holds addr, in bytes. */
-static uint64_t huge_bytes(const void *addr)
-{
-	uint64_t low, high, kib = 0;
-	bool is_inside = false;
-	char line[512];
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-
-	CHECK(smaps != NULL);
-	while (fgets(line, sizeof(line), smaps)) {
-		if (sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &low, &high) == 2)
-			is_inside = (uintptr_t)addr >= low && (uintptr_t)addr < high;
-		if (is_inside && sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1)
-			break;
-	}
-	fclose(smaps);
-	return kib << 10;
-}
 
 /* How many huge pages the kernel has made by itself, in all processes. */
 static uint64_t nr_made_by_kernel(void)
@@ -48,7 +30,7 @@ static uint64_t nr_made_by_kernel(void)
 /* On a slow machine khugepaged finds the time to make whole again what we have left in parts. */
 static void expect_huge(struct guest *guest, uint64_t huge_bytes_min, uint64_t nr_made_before)
 {
-	uint64_t huge = huge_bytes(guest->mem), nr_made = nr_made_by_kernel() - nr_made_before;
+	uint64_t huge = thp_bytes(guest->mem), nr_made = nr_made_by_kernel() - nr_made_before;
 
 	CHECK(huge >= huge_bytes_min);
 	CHECK(huge <= huge_bytes_min + bytes(nr_made * HUGE_PAGES));
@@ -65,15 +47,15 @@ static bool begin(struct guest *guest, bool collapse)
 	for (uint64_t page = 0; page < NR; page++)
 		guest_fill(guest, page, 0);
 	/* Faults alone may have found no huge page free. */
-	if (huge_bytes(guest->mem) < bytes(NR))
+	if (thp_bytes(guest->mem) < bytes(NR))
 		(void)madvise(guest->mem, bytes(NR), MADV_COLLAPSE);
-	if (huge_bytes(guest->mem) < bytes(NR))
+	if (thp_bytes(guest->mem) < bytes(NR))
 		return false;
 	guest_open(guest);
 	guest_add_ladder(guest);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
 	guest_attach(guest, (struct ts_region_options){ .collapse = collapse });
-	CHECK_EQ(huge_bytes(guest->mem), bytes(NR));
+	CHECK_EQ(thp_bytes(guest->mem), bytes(NR));
 	return true;
 }
 
@@ -129,7 +111,7 @@ static void scans_keep(void)
 		guest_check_all(&guest);
 		scan(&guest);
 	}
-	CHECK_EQ(huge_bytes(guest.mem), bytes(NR));
+	CHECK_EQ(thp_bytes(guest.mem), bytes(NR));
 	guest_close(&guest);
 }
 
@@ -154,7 +136,7 @@ static void collapse(void)
 		expect_huge(&guest, 0, nr_made);
 		CHECK_EQ(ts_region_deactivate(guest.region), 0);
 		if (wanted)
-			CHECK_EQ(huge_bytes(guest.mem), bytes(NR));
+			CHECK_EQ(thp_bytes(guest.mem), bytes(NR));
 		else
 			expect_huge(&guest, 0, nr_made);
 		guest_check_all(&guest);
