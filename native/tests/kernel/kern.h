@@ -237,13 +237,28 @@ static inline bool kern_has_msg(int uffd)
 	return poll(&p, 1, 0) == 1;
 }
 
-/* Reads a fault and insists on its page and its flags. */
+/* Reads a message if there is one.  While threads run, one that poll() has seen may be gone by now:
+ * a thread enqueues its message, looks at the page again, and leaves if that has come meanwhile. */
+static inline bool kern_try_msg(int uffd, struct uffd_msg *msg)
+{
+	ssize_t got = read(uffd, msg, sizeof *msg);
+	CHECK(got == sizeof *msg || (got < 0 && errno == EAGAIN));
+	return got > 0;
+}
+
+/* Insists on a fault's page and its flags. */
+static inline void kern_check_fault(const struct uffd_msg *msg, const void *page, uint64_t flags)
+{
+	CHECK_EQ(msg->event, UFFD_EVENT_PAGEFAULT);
+	CHECK_EQ(msg->arg.pagefault.address & ~(uint64_t)(KERN_PAGE - 1), kern_addr(page));
+	CHECK_EQ(msg->arg.pagefault.flags, flags);
+}
+
+/* Reads a fault that is sure to come, and insists on its page and its flags. */
 static inline void kern_expect_fault(int uffd, const void *page, uint64_t flags)
 {
 	struct uffd_msg msg = kern_read_msg(uffd);
-	CHECK_EQ(msg.event, UFFD_EVENT_PAGEFAULT);
-	CHECK_EQ(msg.arg.pagefault.address & ~(uint64_t)(KERN_PAGE - 1), kern_addr(page));
-	CHECK_EQ(msg.arg.pagefault.flags, flags);
+	kern_check_fault(&msg, page, flags);
 }
 
 /* ---- Memory ----------------------------------------------------------------------------- */

@@ -28,9 +28,10 @@ static long count_up(void *arg)
 /* Gives back what is in staging; nobody asked yet, or somebody sleeps: MOVE wakes him. */
 static void give_back(void)
 {
+	struct uffd_msg msg;
 	CHECK_EQ(kern_move(guest_fd, guest, staging, KERN_PAGE), 0);
-	while (kern_has_msg(guest_fd))
-		kern_expect_fault(guest_fd, guest, UFFD_PAGEFAULT_FLAG_WRITE);
+	while (kern_try_msg(guest_fd, &msg))
+		kern_check_fault(&msg, guest, UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
 int main(void)
