@@ -171,7 +171,8 @@ class Region:
     def discard(self, offset: int, length: int) -> None:
         """The guest gave these pages up (whole pages): forget what is stored of them.
 
-        Evicted pages read as zeros from then on; resident ones are the caller's to punch.
+        Evicted pages read as zeros from then on; resident ones are the caller's to punch, best
+        after this: between a punch and a discard a page that is touched still comes back.
         """
         with self._guard.use() as region:
             check_error(lib.ts_region_discard(region, offset, length), self._what("discard"))

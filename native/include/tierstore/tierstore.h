@@ -19,9 +19,9 @@
  *  - Anonymous memory: madvise(MADV_DONTNEED, MADV_REMOVE), munmap and mremap of guest memory are
  *    seen and honoured, but must not be called from a signal handler that interrupts this library.
  *  - memfd memory: fallocate(PUNCH_HOLE) and MADV_REMOVE tell nobody.  A balloon must call
- *    ts_region_discard() after it, or evicted pages come back with their old contents instead of
- *    zeros. Other mappings of the same memfd (vhost-user) are neither tracked nor guarded: a write
- *    through one of them to a page that is being evicted can be lost.
+ *    ts_region_discard(), best before it, or evicted pages come back with their old contents
+ *    instead of zeros.  Other mappings of the same memfd (vhost-user) are neither tracked nor
+ *    guarded: a write through one of them to a page that is being evicted can be lost.
  *  - Pinned pages (VFIO, RDMA) must not lie in a region, and nor must anything that this library is
  *    handed: structs, buffers, a store's memory.
  *  - Reads of guest memory by the kernel (a read(2) into it) wait for the fault like any access.
@@ -445,7 +445,9 @@ enum { TS_ACCESS_WRITE = 1 };
 TS_API int ts_region_serve(struct ts_region *region, uint64_t offset_bytes, uint32_t flags);
 
 /* The guest gave these pages up (balloon): forgets what is stored; evicted pages read as zeros from
- * then on.  Resident ones are the caller's to punch, before or after. */
+ * then on.  Resident ones are the caller's to punch: after it, or before it if nothing touches or
+ * prefetches them (or pages that are stored with them) in between, which brings back what is still
+ * stored. */
 TS_API int ts_region_discard(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);
 
 /* The cycle for a host without Python: every interval_ms scan, evict down to the budget, and

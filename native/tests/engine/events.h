@@ -9,7 +9,7 @@
 #include "util/hook.h"
 #include "util/limits.h"
 
-enum { NR = 2048, FIRST = 700, COUNT = 100, TIMEOUT_MS = 20000 };
+enum { NR = 2048, FIRST = 700, COUNT = 100, TIMEOUT_MS = 60000 };
 
 static inline size_t bytes(uint64_t nr_pages) { return nr_pages * GUEST_PAGE; }
 static inline unsigned char *at(struct guest *guest, uint64_t page)
@@ -17,7 +17,8 @@ static inline unsigned char *at(struct guest *guest, uint64_t page)
 	return guest->mem + bytes(page);
 }
 
-static inline void begin_with(struct guest *guest, bool is_memfd, struct ts_engine_options options)
+static inline void begin_tracked(struct guest *guest, bool is_memfd,
+				 struct ts_engine_options options, uint32_t tracker)
 {
 	*guest = (struct guest){ 0 };
 	guest_map(guest, NR, is_memfd);
@@ -27,7 +28,13 @@ static inline void begin_with(struct guest *guest, bool is_memfd, struct ts_engi
 	CHECK_EQ(ts_engine_open(&options, &guest->engine), 0);
 	guest_add_ladder(guest);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
-	guest_attach(guest, (struct ts_region_options){ .probation_ms = 10000 });
+	guest_attach(guest,
+		     (struct ts_region_options){ .probation_ms = 10000, .tracker = tracker });
+}
+
+static inline void begin_with(struct guest *guest, bool is_memfd, struct ts_engine_options options)
+{
+	begin_tracked(guest, is_memfd, options, TS_TRACKER_AUTO);
 }
 
 static inline void begin(struct guest *guest, bool is_memfd)

@@ -55,12 +55,13 @@ static void remove_kept(void)
 	guest_close(&guest);
 }
 
-/* On probation: in the staging area, not yet in a store. */
+/* On probation: in the staging area, not yet in a store.  Under rwp no page is ever there. */
 static void remove_staged(void)
 {
 	struct guest guest;
 
-	begin(&guest, false);
+	begin_tracked(&guest, false, (struct ts_engine_options){ .log = guest_log },
+		      TS_TRACKER_WP);
 	guest_evict(&guest, bytes(NR), 0, false);
 	CHECK_EQ(guest_stats(&guest)->nr_leaving, NR);
 	CHECK_EQ(madvise(at(&guest, FIRST), bytes(COUNT), MADV_DONTNEED), 0);

@@ -29,6 +29,7 @@ static void fault_read(void) { AT_EACH_PHASE(do_read); }
 static void fault_write(void) { AT_EACH_PHASE(do_write); }
 static void two_faults(void) { AT_EACH_PHASE(do_read, do_read); }
 static void given_up(void) { AT_EACH_PHASE(do_balloon); }
+static void given_up_punch_first(void) { AT_EACH_PHASE(do_balloon_punch_first); }
 static void given_up_while_faulting(void) { AT_EACH_PHASE(do_peek, do_balloon); }
 static void unmapped(void) { AT_EACH_PHASE(do_peek, do_unmap); }
 static void moved(void) { AT_EACH_PHASE(do_peek, do_move); }
@@ -76,6 +77,7 @@ static void in_thread(void)
 
 CHECK_MAIN({ "fault_read", fault_read }, { "fault_write", fault_write },
 	   { "two_faults", two_faults }, { "given_up", given_up },
+	   { "given_up_punch_first", given_up_punch_first },
 	   { "given_up_while_faulting", given_up_while_faulting }, { "unmapped", unmapped },
 	   { "moved", moved }, { "another_eviction", another_eviction },
 	   { "prefetched", prefetched }, { "detached", detached },

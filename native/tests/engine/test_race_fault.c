@@ -36,6 +36,30 @@ static void evicted(void) { AT_EACH_PHASE(do_read, do_evict, do_read); }
 static void prefetched(void) { AT_EACH_PHASE(do_read, do_prefetch); }
 static void detached(void) { AT_EACH_PHASE(do_read, do_detach); }
 
+/* What the header says of a balloon on a memfd: a page that comes back between punch and discard
+ * has its old contents and is the caller's to punch, once more.  In the order discard, punch
+ * nothing that is stored can come back (given_up). */
+static void back_before_discard(void)
+{
+	struct race race = { .options.restore = TS_RESTORE_PAGE };
+	struct actor reader;
+
+	race_open(&race, 1);
+	do_evict(&race);
+	ts_hook_park(TS_PHASE_FAULT_CLAIMED);
+	actor_start_in(&race, do_read, &reader);
+	race_wait(TS_PHASE_FAULT_CLAIMED);
+	race_punch(&race, 1);
+	ts_hook_release(TS_PHASE_FAULT_CLAIMED);
+	actor_join(&reader, "the reader");
+	race_discard(&race, 1);
+	do_read(&race);
+	race_punch(&race, 1);
+	atomic_store(&race.guest.versions[RACE_PAGE], GUEST_ZEROED);
+	do_read(&race);
+	race_close(&race);
+}
+
 /* The waiter of a page that was unmapped must not sleep on: there is nothing to wait for. */
 static void waiter_of_an_unmapped_page_dies(void)
 {
@@ -121,6 +145,7 @@ CHECK_MAIN({ "another_read", another_read }, { "a_write", a_write },
 	   { "given_up_before_others", given_up_before_others }, { "unmapped", unmapped },
 	   { "moved", moved }, { "evicted", evicted }, { "prefetched", prefetched },
 	   { "detached", detached },
+	   { "back_before_discard", back_before_discard },
 	   { "waiter_of_an_unmapped_page_dies", waiter_of_an_unmapped_page_dies },
 	   { "event_while_evicting", event_while_evicting },
 	   { "event_while_faulting", event_while_faulting },

@@ -54,8 +54,9 @@ static inline void kern_ksm_wait_scans(int nr_scans)
 {
 	const char path[] = "/sys/kernel/mm/ksm/full_scans";
 	long end = kern_read_number(path) + nr_scans;
-	for (int i = 0; kern_read_number(path) < end; i++) {
-		CHECK(i < KERN_TIMEOUT_MS);
+	uint64_t end_ms = kern_now_ms() + KERN_TIMEOUT_MS;
+	while (kern_read_number(path) < end) {
+		CHECK(kern_now_ms() < end_ms);
 		usleep(1000); /* paces the polling */
 	}
 }

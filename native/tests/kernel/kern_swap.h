@@ -45,8 +45,9 @@ static inline void kern_swap_on(void)
 /* Returns when the page is mapped no more. */
 static inline void kern_page_out(void *page)
 {
-	for (int i = 0; kern_is_present(page); i++) {
-		CHECK(i < KERN_TIMEOUT_MS);
+	uint64_t end_ms = kern_now_ms() + KERN_TIMEOUT_MS;
+	while (kern_is_present(page)) {
+		CHECK(kern_now_ms() < end_ms);
 		if (madvise(page, KERN_PAGE, MADV_PAGEOUT))
 			KERN_SKIP("madvise(MADV_PAGEOUT): %s", strerror(errno));
 		usleep(1000); /* paces the polling */

@@ -113,11 +113,12 @@ static inline bool kern_is_asleep(struct kern_thread *t, const char *wait_channe
  * "userfaultfd_event_wait_completion"). */
 static inline void kern_wait_asleep_in(struct kern_thread *t, const char *wait_channel)
 {
-	for (int i = 0; !kern_is_asleep(t, wait_channel); i++) {
+	uint64_t end_ms = kern_now_ms() + KERN_TIMEOUT_MS;
+	while (!kern_is_asleep(t, wait_channel)) {
 		if (atomic_load(&t->is_done))
 			KERN_FAIL("the thread ended (%ld) instead of sleeping in %s", t->result,
 				wait_channel);
-		CHECK(i < KERN_TIMEOUT_MS);
+		CHECK(kern_now_ms() < end_ms);
 		usleep(50); /* only paces the polling */
 	}
 	t->nr_switches = kern_nr_switches(t);

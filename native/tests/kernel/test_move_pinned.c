@@ -27,8 +27,9 @@ int main(void)
 	CHECK_EQ(io_uring_unregister_buffers(&ring), 0);
 	io_uring_queue_exit(&ring);
 	/* The kernel drops the pin by deferred work: ask until it has. */
-	for (int i = 0; (rc = kern_move(fd, staging, guest, KERN_PAGE)) == -EBUSY; i++) {
-		CHECK(i < KERN_TIMEOUT_MS);
+	uint64_t end_ms = kern_now_ms() + KERN_TIMEOUT_MS;
+	while ((rc = kern_move(fd, staging, guest, KERN_PAGE)) == -EBUSY) {
+		CHECK(kern_now_ms() < end_ms);
 		usleep(1000);
 	}
 	CHECK_EQ(rc, 0);
