@@ -7,6 +7,11 @@
  * (fault/rest.c), and asks a fault thread that has nothing to do to bring back the next one
  * meanwhile.  At most TS_WALK_AHEAD_PAGES, or one frame, are brought back in vain when the walk
  * ends there.
+ *
+ * A lone fault gets its page alone, unless most of those before it were the beginning of a walk:
+ * then it gets its frame, and, if those walks went on, the next one is fetched.  Whether they were
+ * is seen by what the guest asked for next, and goes on being seen by one fault in sixteen, which
+ * gets its page alone: what is there raises no fault.
  */
 #ifndef TS_FAULT_WALK_H
 #define TS_FAULT_WALK_H

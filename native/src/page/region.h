@@ -55,9 +55,12 @@ struct ts_shard {
 	 * before the gate. */
 	pthread_mutex_t window_lock;
 	atomic_bool has_forgotten;    /* messages were dropped for lack of room (fault/server.c) */
-	/* The ranges that the last faults fell in, for the restore rule; racy on purpose. */
+	/* The ranges that the last faults fell in, and what lone faults have come to, for the
+	 * restore rule (fault/walk.c); racy on purpose. */
 	_Atomic uint32_t recent_ranges[4];
 	_Atomic uint32_t recent_hand;
+	_Atomic uint32_t nr_lone;
+	_Atomic int whole_score, ahead_score;
 };
 
 /* What happened in this region.  Added to by several threads, relaxed. */

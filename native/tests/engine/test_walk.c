@@ -74,6 +74,46 @@ static void not_if_single_pages_are_wanted(void)
 	guest_close(&guest);
 }
 
+/* Touches so many pages of each range; the ranges lie apart, so that each begins with a lone fault.
+ * How many faults the last ten took, give or take one: a fault is counted after it is answered. */
+static uint64_t visit_ranges(struct guest *guest, unsigned nr_touched)
+{
+	enum { RANGE_PAGES = 16, RANGES = PAGES / RANGE_PAGES, APART = 3 };
+	uint64_t before_last = 0;
+	unsigned nr_visited = 0, nr_tries = 0;
+
+	/* What a fault thread has just brought back can't leave until that is written down. */
+	do {
+		CHECK(nr_tries++ < 10000);
+		evict_all(guest);
+	} while (guest_stats(guest)->nr_resident + guest_stats(guest)->nr_coming);
+	for (unsigned first = 0; first < APART; first++)
+		for (unsigned range = first; range < RANGES; range += APART) {
+			if (nr_visited++ == RANGES - 10)
+				before_last = guest_stats(guest)->nr_faults;
+			for (unsigned i = 0; i < nr_touched; i++)
+				CHECK(guest_is_right(guest, range * RANGE_PAGES + i * 5, 0));
+		}
+	return guest_stats(guest)->nr_faults - before_last;
+}
+
+/* One fault thread: nobody to ask.  A sixteenth of the faults is for learning. */
+static void what_lone_faults_came_to_is_learnt(void)
+{
+	struct guest guest = { .nr_fault_threads = 1 };
+
+	open_with(&guest, false, "ram", 65536, (struct ts_region_options){ 0 });
+	CHECK(visit_ranges(&guest, 1) >= 9);
+	CHECK_EQ(guest_stats(&guest)->nr_restored, 0);
+	CHECK(visit_ranges(&guest, 3) <= 12);
+	CHECK(guest_stats(&guest)->nr_restored > 0);
+	CHECK(visit_ranges(&guest, 1) >= 9);
+	uint64_t nr_restored = guest_stats(&guest)->nr_restored;
+	CHECK(visit_ranges(&guest, 1) >= 9);
+	CHECK_EQ(guest_stats(&guest)->nr_restored, nr_restored);
+	guest_close(&guest);
+}
+
 /* Walks by several threads while all is evicted again and again, and regions come and go. */
 static void *walker(void *arg)
 {
@@ -145,6 +185,7 @@ CHECK_MAIN({ "a_walk_is_fetched_ahead", a_walk_is_fetched_ahead },
 	   { "from_a_file_too", from_a_file_too },
 	   { "for_threads_that_answer_themselves", for_threads_that_answer_themselves },
 	   { "not_if_single_pages_are_wanted", not_if_single_pages_are_wanted },
+	   { "what_lone_faults_came_to_is_learnt", what_lone_faults_came_to_is_learnt },
 	   { "walks_against_eviction_and_detach", walks_against_eviction_and_detach },
 	   { "what_was_decoded_is_not_served_for_another_frame",
 	     what_was_decoded_is_not_served_for_another_frame })
