@@ -130,10 +130,10 @@ class EngineConfig(_Model):
     """From deactivate to scan, seconds: what a page's age is counted in."""
     fault_threads: int = Field(default=0, ge=0, le=16)
     placement: Literal["auto", "fixed"] = "auto"
-    """``fixed``: on ``fault_cpus``; ``auto``: where the scheduler finds the fault."""
+    """``fixed``: on ``fault_cpus``; ``auto``: with the faults, where their threads are pinned."""
     fault_cpus: tuple[Annotated[int, Field(ge=0, le=63)], ...] = ()
     spin: Duration = 0.0
-    """An idle fault thread polls this long before it sleeps."""
+    """An idle fault thread polls at least this long before it sleeps."""
     evict_threads: int = Field(default=0, ge=0, le=16)
     state: Path | None = None
     """A folder of the engine's own, best below /run: what persistent regions have evicted outlives

@@ -128,8 +128,9 @@ enum { TS_LOG_ERROR = 0, TS_LOG_WARNING = 1, TS_LOG_INFO = 2, TS_LOG_DEBUG = 3 }
 
 /* Where the fault threads run. */
 enum ts_placement {
-	TS_PLACEMENT_AUTO =
-		0, /* not pinned: the scheduler runs a handler on the CPU of the fault */
+	TS_PLACEMENT_AUTO = 0,  /* pinned to a CPU while the faults come from a thread that is
+				 * pinned to it, else free; polls for at most 50 us before it
+				 * sleeps, while faults come one soon after the other */
 	TS_PLACEMENT_FIXED = 1, /* pinned to fault_cpus, in turn */
 };
 
@@ -139,8 +140,8 @@ struct ts_engine_options {
 				      * most 4 (16).  As many of them wait as have work. */
 	uint32_t placement;          /* enum ts_placement */
 	uint64_t fault_cpus;         /* bit mask for TS_PLACEMENT_FIXED */
-	uint32_t spin_us;            /* an idle fault thread polls this long before it sleeps;
-				      * at most 1000 */
+	uint32_t spin_us;            /* an idle fault thread polls at least this long before it
+				      * sleeps; at most 1000 */
 	uint32_t nr_evict_threads;   /* at most 16; 0: one for each CPU, at most 4 */
 	uint64_t staging_bytes;      /* address space for anonymous pages on their way out; at most
 				      * 128 GiB; 0: 1 GiB */

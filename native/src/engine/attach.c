@@ -136,6 +136,8 @@ static uint64_t features_of(const struct ts_engine *engine, const struct ts_regi
 	features |= UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP;
 	if (probe->has_poison)
 		features |= UFFD_FEATURE_POISON;
+	if (probe->has_thread_id)
+		features |= UFFD_FEATURE_THREAD_ID; /* fault/follow.h */
 	if (region->serve == TS_SERVE_IN_THREAD)
 		features |= UFFD_FEATURE_SIGBUS;
 	return features;

@@ -1,15 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0
- * place.c — how many fault threads there are, and on which CPUs (place.h). */
+ * place.c — how many fault threads there are, how many of them wait, and on which CPUs
+ * (place.h). */
 #include "fault/place.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 
-#include "util/base.h"
+#include "util/hook.h"
 #include "util/limits.h"
 
-/* More than this on one userfaultfd only wake each other up. */
-enum { AUTO_THREADS_MAX = 4 };
+enum {
+	/* More than this on one userfaultfd only wake each other up. */
+	AUTO_THREADS_MAX = 4,
+	/* A message that was there less than this after the last round's end was waiting for us. */
+	BUSY_GAP_NS = 900,
+	/* So many in a row, and one thread is not enough. */
+	BUSY_ROUNDS = 32,
+	/* Woken so often in a row for messages that another thread had taken: one thread too
+	 * many. */
+	VAIN_ROUNDS = 16,
+};
 
 unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus)
 {
@@ -30,14 +41,61 @@ unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus)
 	return nr_threads;
 }
 
-void ts_place_pin(int cpu)
+static unsigned nr_waiting_min(void)
+{
+	return (unsigned)TS_KNOB(TS_KNOB_FAULT_THREADS, 1);
+}
+
+void ts_crew_init(struct ts_crew *crew, unsigned nr_threads)
+{
+	crew->nr_threads = 0;
+	atomic_store(&crew->nr_active, TS_MIN(nr_threads, nr_waiting_min()));
+}
+
+void ts_place_begin(struct ts_place *place)
 {
 	cpu_set_t set;
 
-	if (cpu < 0)
+	ts_follow_init(&place->follow, place->cpu < 0);
+	if (place->cpu < 0)
 		return;
 	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
+	CPU_SET((size_t)place->cpu, &set);
 	/* A CPU that is not ours any more: the scheduler's choice is right, too, only slower. */
 	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+}
+
+int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults, ts_mono_ns start_ns)
+{
+	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
+
+	place->nr_vain_rounds = nr_faults == -EAGAIN ? place->nr_vain_rounds + 1 : 0;
+	if (nr_faults > 0)
+		place->nr_busy_rounds = nr_faults > 1 ||
+					start_ns - place->round_end_ns < BUSY_GAP_NS ?
+					place->nr_busy_rounds + 1 : 0;
+	if (place->nr_busy_rounds >= BUSY_ROUNDS && nr_active < crew->nr_threads) {
+		place->nr_busy_rounds = 0;
+		if (atomic_compare_exchange_strong(&crew->nr_active, &nr_active, nr_active + 1))
+			return (int)nr_active;
+	} else if (place->nr_vain_rounds >= VAIN_ROUNDS && place->index == nr_active - 1 &&
+		   nr_active > nr_waiting_min()) {
+		place->nr_vain_rounds = 0;
+		atomic_compare_exchange_strong(&crew->nr_active, &nr_active, nr_active - 1);
+	}
+	return -1;
+}
+
+void ts_place_note(const struct ts_crew *crew, struct ts_place *place, uint32_t tid)
+{
+	/* Several that wait are all woken by every fault, wherever it is. */
+	if (atomic_load_explicit(&crew->nr_active, memory_order_relaxed) > 1)
+		ts_follow_stop(&place->follow);
+	else
+		ts_follow_note(&place->follow, tid);
+}
+
+bool ts_place_may_spin(const struct ts_place *place)
+{
+	return place->cpu < 0 && place->follow.cpu < 0;
 }

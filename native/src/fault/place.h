@@ -1,14 +1,52 @@
 /* SPDX-License-Identifier: Apache-2.0
- * place.h — how many fault threads there are, and on which CPUs. */
+ *
+ * place.h — how many fault threads there are, how many of them wait, and on which CPUs.
+ *
+ * All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
+ * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when
+ * messages pile up while it serves; one less when the last comes too late again and again.
+ */
 #ifndef TS_FAULT_PLACE_H
 #define TS_FAULT_PLACE_H
 
+#include <stdatomic.h>
+
 #include <tierstore/tierstore.h>
+
+#include "fault/follow.h"
+#include "util/base.h"
+
+/* Of a server. */
+struct ts_crew {
+	unsigned nr_threads;
+	/* The threads below this index wait for faults; the others are parked. */
+	_Atomic unsigned nr_active;
+};
+
+/* Of a thread. */
+struct ts_place {
+	unsigned index;
+	int cpu;                      /* fixed; -1: see follow */
+	struct ts_follow follow;
+	ts_mono_ns round_end_ns;      /* when it last began to wait */
+	unsigned nr_busy_rounds, nr_vain_rounds;
+};
 
 /* Fills cpus[TS_FAULT_THREAD_MAX] with where the threads shall run (-1: anywhere); returns how many
  * there shall be. */
 unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus);
-/* The calling thread, to one of these. */
-void ts_place_pin(int cpu);
+/* How many wait to begin with; nr_threads is set later, as they come. */
+void ts_crew_init(struct ts_crew *crew, unsigned nr_threads);
+/* On the thread itself: goes to its CPU, if it has one. */
+void ts_place_begin(struct ts_place *place);
+/* After reading messages: nr_faults of them, or -EAGAIN, which a thread gets that came too late.
+ * Returns the index of a thread to be kicked, since it shall wait, too; or -1. */
+int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults,
+		   ts_mono_ns start_ns);
+/* After serving a fault of a thread (0: not known): where the next one is best waited for. */
+void ts_place_note(const struct ts_crew *crew, struct ts_place *place, uint32_t tid);
+/* Whether polling, in place of sleep, is of use: not on the CPU of the faults, where the guest
+ * would wait for the end of it. */
+bool ts_place_may_spin(const struct ts_place *place);
 
 #endif

@@ -29,13 +29,6 @@
 
 enum {
 	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
-	/* A message that was there less than this after the last round's end was waiting for us. */
-	BUSY_GAP_NS = 900,
-	/* So many in a row, and one thread is not enough. */
-	BUSY_ROUNDS = 32,
-	/* Woken so often in a row for messages that another thread had taken: one thread too
-	 * many. */
-	VAIN_ROUNDS = 16,
 	/* Retries at full speed before a thread with something pending sleeps between them. */
 	STUCK_ROUNDS = 256,
 };
@@ -44,10 +37,8 @@ struct fault_thread {
 	struct ts_fault_server *server;
 	pthread_t thread;
 	bool is_started;
-	unsigned index;
-	int cpu;                      /* -1: anywhere */
-	ts_mono_ns round_end_ns;
-	unsigned nr_busy_rounds, nr_vain_rounds, nr_stuck_rounds;
+	struct ts_place place;
+	unsigned nr_stuck_rounds;
 	int kick_fd;
 	/* What it polls: the kick, then the stores' readers, then the shards (a copy of the
 	 * server's list, made anew when that has changed). */
@@ -68,10 +59,8 @@ struct fault_thread {
 
 struct ts_fault_server {
 	struct ts_engine *engine;
-	unsigned nr_threads;
+	struct ts_crew crew;
 	atomic_bool is_stopping;
-	/* The threads below this index wait for faults; the others are parked.  See adapt(). */
-	_Atomic unsigned nr_active;
 	_Atomic(struct ts_region *) leaving;
 	struct ts_ahead ahead;
 	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has
@@ -165,35 +154,6 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	serve(thread, fault);
 }
 
-static unsigned nr_waiting_min(void)
-{
-	return (unsigned)TS_KNOB(TS_KNOB_FAULT_THREADS, 1);
-}
-
-/* All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
- * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when
- * messages pile up while it serves; one less when the last comes too late again and again. */
-static void adapt(struct fault_thread *thread, int nr_faults, ts_mono_ns start_ns)
-{
-	struct ts_fault_server *server = thread->server;
-	unsigned nr_active = atomic_load_explicit(&server->nr_active, memory_order_relaxed);
-
-	thread->nr_vain_rounds = nr_faults == -EAGAIN ? thread->nr_vain_rounds + 1 : 0;
-	if (nr_faults > 0)
-		thread->nr_busy_rounds = nr_faults > 1 ||
-					 start_ns - thread->round_end_ns < BUSY_GAP_NS ?
-					 thread->nr_busy_rounds + 1 : 0;
-	if (thread->nr_busy_rounds >= BUSY_ROUNDS && nr_active < server->nr_threads) {
-		thread->nr_busy_rounds = 0;
-		if (atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active + 1))
-			kick(&server->threads[nr_active]);
-	} else if (thread->nr_vain_rounds >= VAIN_ROUNDS && thread->index == nr_active - 1 &&
-		   nr_active > nr_waiting_min()) {
-		thread->nr_vain_rounds = 0;
-		atomic_compare_exchange_strong(&server->nr_active, &nr_active, nr_active - 1);
-	}
-}
-
 static void read_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
 {
 	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
@@ -201,9 +161,14 @@ static void read_shard(struct fault_thread *thread, struct ts_shard *shard, shor
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
 	ts_mono_ns start_ns = ts_now_ns();
-	adapt(thread, nr_faults, start_ns);
+	struct ts_crew *crew = &thread->server->crew;
+	int helper = ts_place_adapt(crew, &thread->place, nr_faults, start_ns);
+	if (helper >= 0)
+		kick(&thread->server->threads[helper]);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], start_ns);
+	for (int i = 0; i < nr_faults && !shard->region->is_remote; i++)
+		ts_place_note(crew, &thread->place, faults[i].arg.pagefault.feat.ptid);
 }
 
 static void retry_pending(struct fault_thread *thread)
@@ -264,12 +229,13 @@ static void refresh_list(struct fault_thread *thread)
  * scheduler may choose; an epoll instance adds a hop that loses this. */
 static int wait_events(struct fault_thread *thread)
 {
-	uint32_t spin_us = thread->server->engine->options.spin_us;
-	unsigned nr_active = atomic_load_explicit(&thread->server->nr_active, memory_order_relaxed);
-	nfds_t nr_polls = thread->nr_fixed + (thread->index < nr_active ? thread->nr_shards : 0);
+	struct ts_place *place = &thread->place;
+	unsigned nr_active = atomic_load_explicit(&thread->server->crew.nr_active,
+						  memory_order_relaxed);
+	bool waits_for_faults = place->index < nr_active;
+	nfds_t nr_polls = thread->nr_fixed + (waits_for_faults ? thread->nr_shards : 0);
 
-	thread->round_end_ns = ts_now_ns();
-
+	place->round_end_ns = ts_now_ns();
 	if (thread->nr_pending) {
 		/* What it waits for is another thread's work: an event to be read, which is a
 		 * matter of microseconds, or a slow store that keeps all slots busy, which is not
@@ -279,8 +245,15 @@ static int wait_events(struct fault_thread *thread)
 		return poll(thread->polls, nr_polls, is_stuck ? 1 : 0);
 	}
 	thread->nr_stuck_rounds = 0;
-	return ts_spin_poll(&thread->spin, thread->polls, nr_polls, spin_us,
-			    thread->serve.fetch.nr_busy);
+	struct ts_spin_wait wait = {
+		.polls = thread->polls,
+		.nr_polls = nr_polls,
+		.start_ns = place->round_end_ns,
+		.spin_us = thread->server->engine->options.spin_us,
+		.is_for_faults = waits_for_faults && ts_place_may_spin(place),
+		.nr_reads = thread->serve.fetch.nr_busy,
+	};
+	return ts_spin_poll(&thread->spin, &wait);
 }
 
 static bool holds_region(const struct fault_thread *thread, const struct ts_region *region)
@@ -307,7 +280,7 @@ static void note_leaving(struct fault_thread *thread)
 
 static void round_of_work(struct fault_thread *thread)
 {
-	struct ts_ahead_place *ahead = &thread->server->ahead.places[thread->index];
+	struct ts_ahead_place *ahead = &thread->server->ahead.places[thread->place.index];
 
 	refresh_list(thread);
 	atomic_store_explicit(&ahead->is_idle, !thread->nr_pending, memory_order_relaxed);
@@ -337,7 +310,7 @@ static void *run(void *arg)
 {
 	struct fault_thread *thread = arg;
 
-	ts_place_pin(thread->cpu);
+	ts_place_begin(&thread->place);
 	while (!atomic_load_explicit(&thread->server->is_stopping, memory_order_relaxed))
 		round_of_work(thread);
 	/* Reads that are under way end before their buffers go. */
@@ -364,7 +337,7 @@ static int prepare_thread(struct fault_thread *thread)
 		return rc;
 	ts_spin_init(&thread->spin);
 	thread->serve.ahead = &thread->server->ahead;
-	thread->server->ahead.places[thread->index].kick_fd = thread->kick_fd;
+	thread->server->ahead.places[thread->place.index].kick_fd = thread->kick_fd;
 	thread->polls[thread->nr_fixed++] = (struct pollfd){ thread->kick_fd, POLLIN, 0 };
 	for (unsigned t = 0; t < engine->nr_tiers; t++) {
 		int fd = ts_fetch_poll_fd(&thread->serve.fetch, t);
@@ -398,12 +371,12 @@ int ts_fault_server_create(struct ts_engine *engine, struct ts_fault_server **se
 		return -ENOMEM;
 	server->engine = engine;
 	pthread_mutex_init(&server->list_lock, NULL);
-	atomic_store(&server->nr_active, TS_MIN(nr_threads, nr_waiting_min()));
+	ts_crew_init(&server->crew, nr_threads);
 	for (unsigned i = 0; i < nr_threads; i++) {
 		struct fault_thread *thread = &server->threads[i];
-		*thread = (struct fault_thread){ .server = server, .index = i, .cpu = cpus[i],
-						 .kick_fd = -1 };
-		server->nr_threads++;
+		*thread = (struct fault_thread){ .server = server, .kick_fd = -1,
+						 .place = { .index = i, .cpu = cpus[i] } };
+		server->crew.nr_threads++;
 		int rc = start_thread(thread, i);
 		if (rc) {
 			ts_fault_server_destroy(server);
@@ -438,10 +411,10 @@ void ts_fault_server_destroy(struct ts_fault_server *server)
 	if (!server)
 		return;
 	atomic_store(&server->is_stopping, true);
-	for (unsigned i = 0; i < server->nr_threads; i++)
+	for (unsigned i = 0; i < server->crew.nr_threads; i++)
 		if (server->threads[i].is_started)
 			kick(&server->threads[i]);
-	for (unsigned i = 0; i < server->nr_threads; i++)
+	for (unsigned i = 0; i < server->crew.nr_threads; i++)
 		finish_thread(&server->threads[i]);
 	pthread_mutex_destroy(&server->list_lock);
 	free(server);
@@ -450,7 +423,7 @@ void ts_fault_server_destroy(struct ts_fault_server *server)
 static void list_changed(struct ts_fault_server *server)
 {
 	atomic_fetch_add_explicit(&server->generation, 1, memory_order_release);
-	for (unsigned i = 0; i < server->nr_threads; i++)
+	for (unsigned i = 0; i < server->crew.nr_threads; i++)
 		kick(&server->threads[i]);
 }
 
@@ -483,11 +456,11 @@ void ts_fault_server_remove(struct ts_fault_server *server, struct ts_region *re
 	unlist(server, region);
 	/* The list first: a thread that reports the region released has fetched the new list in the
 	 * same round. */
-	for (unsigned i = 0; i < server->nr_threads; i++)
+	for (unsigned i = 0; i < server->crew.nr_threads; i++)
 		atomic_store(&server->threads[i].released, NULL);
 	list_changed(server);
 	atomic_store(&server->leaving, region);
-	for (unsigned i = 0; i < server->nr_threads; i++)
+	for (unsigned i = 0; i < server->crew.nr_threads; i++)
 		while (atomic_load(&server->threads[i].released) != region) {
 			kick(&server->threads[i]);
 			nanosleep(&pause, NULL);

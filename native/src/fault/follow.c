@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * follow.c — a fault thread goes to the CPU that the faults come from (follow.h). */
+#include "fault/follow.h"
+
+#include <pthread.h>
+#include <string.h>
+
+enum {
+	NOWHERE = -1,
+	/* Of so many faults in a row so many must come from one CPU. */
+	WINDOW = 32,
+	MAJORITY = 24,
+	/* An answer about a thread is believed for so many of its faults. */
+	TRUSTED_USES = 1024,
+};
+
+void ts_follow_init(struct ts_follow *follow, bool is_on)
+{
+	*follow = (struct ts_follow){ .cpu = NOWHERE, .candidate = NOWHERE };
+	follow->is_on = is_on && !sched_getaffinity(0, sizeof(follow->home), &follow->home) &&
+			CPU_COUNT(&follow->home) > 1;
+}
+
+/* Real-time threads don't make room for a handler when it is woken. */
+static bool is_preemptible(uint32_t tid)
+{
+	int policy = sched_getscheduler((pid_t)tid) & ~SCHED_RESET_ON_FORK;
+
+	return policy == SCHED_OTHER || policy == SCHED_BATCH || policy == SCHED_IDLE;
+}
+
+/* The CPU that a thread is pinned to.  A machine with more CPUs than a cpu_set_t holds has no
+ * answer. */
+static int only_cpu_of(uint32_t tid)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity((pid_t)tid, sizeof(set), &set) || CPU_COUNT(&set) != 1 ||
+	    !is_preemptible(tid))
+		return NOWHERE;
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+		if (CPU_ISSET((size_t)cpu, &set))
+			return cpu;
+	return NOWHERE;
+}
+
+static int look_up(struct ts_follow *follow, uint32_t tid)
+{
+	unsigned at = tid % TS_FOLLOW_KNOWN;
+
+	if (follow->known[at].tid != tid || follow->known[at].nr_uses++ == TRUSTED_USES) {
+		follow->known[at].tid = tid;
+		follow->known[at].nr_uses = 0;
+		follow->known[at].cpu = only_cpu_of(tid);
+	}
+	return follow->known[at].cpu;
+}
+
+static void go_to(struct ts_follow *follow, int cpu)
+{
+	cpu_set_t set;
+
+	if (cpu == follow->cpu)
+		return;
+	/* Whoever confines this thread from outside while it is free is obeyed. */
+	if (follow->cpu == NOWHERE && sched_getaffinity(0, sizeof(set), &set) == 0)
+		follow->home = set;
+	if (cpu == NOWHERE) {
+		set = follow->home;
+	} else if (CPU_ISSET((size_t)cpu, &follow->home)) {
+		CPU_ZERO(&set);
+		CPU_SET((size_t)cpu, &set);
+	} else {
+		return;
+	}
+	/* Fails when a CPU went away; the kernel has then put us where we can run. */
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+	follow->cpu = cpu;
+}
+
+void ts_follow_note(struct ts_follow *follow, uint32_t tid)
+{
+	if (!follow->is_on || !tid)
+		return;
+	int cpu = look_up(follow, tid);
+	follow->nr_votes += cpu == follow->candidate;
+	if (++follow->nr_faults < WINDOW)
+		return;
+	go_to(follow, follow->nr_votes >= MAJORITY ? follow->candidate : NOWHERE);
+	follow->candidate = cpu;
+	follow->nr_faults = follow->nr_votes = 0;
+}
+
+void ts_follow_stop(struct ts_follow *follow)
+{
+	if (!follow->is_on)
+		return;
+	go_to(follow, NOWHERE);
+	follow->nr_faults = follow->nr_votes = 0;
+}
