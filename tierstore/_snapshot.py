@@ -22,7 +22,14 @@ from tierstore.statistics import (
     TierStatistics,
 )
 
-__all__ = ["engine_statistics", "latency", "raw_statistics", "region_counts", "with_regions"]
+__all__ = [
+    "engine_statistics",
+    "held_bytes",
+    "latency",
+    "raw_statistics",
+    "region_counts",
+    "with_regions",
+]
 
 _SAME_NAME = (
     "range_bytes", "capacity_bytes", "used_bytes", "memory_bytes", "index_bytes", "nr_frames",
@@ -91,6 +98,11 @@ def region_counts(stats: Any) -> tuple[PageCounts, FaultCounts, EvictionCounts]:
         removed=stats.nr_removed,
     )
     return pages, faults, evictions
+
+
+def held_bytes(stats: Any) -> tuple[int, ...]:
+    """What the regions' frames take, by tier."""
+    return tuple(int(stats.held_bytes[i]) for i in range(stats.nr_tiers))
 
 
 def _tier(tier: Any) -> TierStatistics:

@@ -146,6 +146,7 @@ class Engine:
         image: str | None = None,
         is_persistent: bool = False,
         identity: bytes = b"",
+        share_weight: float = 0.0,
     ) -> Region:
         """Take over the faults of another process's memory, while its guest runs.
 
@@ -153,7 +154,8 @@ class Engine:
         ``modes``; ``pagemap_fd`` its ``/proc/PID/pagemap``, if that can be had.  Descriptors are
         duplicated: close yours.  ``Region.abilities`` says what the registration allows, and
         ``Region.limits`` what it does not.  ``config``: other settings than those of its name.
-        ``length_max`` leaves room for ``Region.add_range``.
+        ``length_max`` leaves room for ``Region.add_range``.  ``share_weight``: of a fair share of
+        each tier, against other regions that have one; 0: none.
         Raises ``RegionError``, ``ConfigError`` or ``UsageError`` for what can't be served.
         """
         memory = RemoteMemory(ranges)
@@ -163,6 +165,7 @@ class Engine:
         options, keep = adopt_options(
             name, config, uffd, ranges, modes=modes, pagemap_fd=pagemap_fd, length_max=length_max,
             image=image, is_persistent=is_persistent, identity=identity,
+            share_weight=share_weight,
         )  # fmt: skip
         region = self._enter(name, memory, config, lib.ts_region_adopt, options, "adopt")
         del keep

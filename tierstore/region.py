@@ -168,6 +168,17 @@ class Region:
             rc = lib.ts_region_prefetch(region, offset, self._length(offset, length))
             check_error(rc, self._what("prefetch"))
 
+    def give_back(self, length: int) -> int:
+        """Take stored copies of up to so much of the region out of the tiers, for others' room.
+
+        Copies of resident pages go, then pages that are away come back, in turn.  Blocks.  The
+        bytes of memory whose copies went; what can't come back now stays away.
+        """
+        with self._guard.use() as region:
+            return int(
+                check_error(lib.ts_region_give_back(region, length), self._what("give back"))
+            )
+
     def discard(self, offset: int, length: int) -> None:
         """The guest gave these pages up (whole pages): forget what is stored of them.
 
@@ -225,9 +236,9 @@ class Region:
     def statistics(self) -> RegionStatistics:
         """This region's own counts; tiers and latencies are the engine's."""
         with self._guard.use() as region, self.engine._guard.use() as engine:
-            pages, faults, evictions = _snapshot.region_counts(
-                _snapshot.raw_statistics(engine, region)
-            )
+            raw = _snapshot.raw_statistics(engine, region)
+            pages, faults, evictions = _snapshot.region_counts(raw)
+            held_bytes = _snapshot.held_bytes(raw)
         return RegionStatistics(
             name=self.name,
             region_bytes=self.length_bytes,
@@ -236,6 +247,7 @@ class Region:
             pages=pages,
             faults=faults,
             evictions=evictions,
+            held_bytes=held_bytes,
         )
 
     def detach(self) -> None:

@@ -115,6 +115,7 @@ def adopt_options(
     image: str | None,
     is_persistent: bool,
     identity: bytes,
+    share_weight: float,
 ) -> tuple[Any, list[Any]]:
     """The C struct, and what must live as long as the call that gets it."""
     if len(identity) > 32:
@@ -137,5 +138,7 @@ def adopt_options(
     options.guard_scans = max(config.guard_scans, 1)
     options.image = image_c
     options.is_persistent = is_persistent
+    # In thousandths: only proportions count.
+    options.share_weight = max(int(share_weight * 1000), 1) if share_weight > 0 else 0
     ffi.memmove(options.identity, identity, len(identity))
     return options, [name_c, ranges_c, image_c]

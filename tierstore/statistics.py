@@ -150,6 +150,8 @@ class RegionStatistics:
     pages: PageCounts
     faults: FaultCounts
     evictions: EvictionCounts
+    held_bytes: tuple[int, ...] = ()
+    """What its pages take in each tier, to a hundredth, without the stores' overhead."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -208,7 +210,13 @@ class Statistics:
             name: Latency(**_known(Latency, stage)) for name, stage in data["stages"].items()
         }
         fields["regions"] = tuple(
-            RegionStatistics(**(_known(RegionStatistics, region) | _counts(region)))
+            RegionStatistics(
+                **(
+                    _known(RegionStatistics, region)
+                    | _counts(region)
+                    | {"held_bytes": tuple(region.get("held_bytes", ()))}
+                )
+            )
             for region in data.get("regions", ())
         )
         return cls(**fields)

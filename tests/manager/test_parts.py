@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The manager's parts alone: settings, shares, records, and what the kernel says of a real VMM."""
+"""The manager's parts alone: settings, records, and what the kernel says of a real VMM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.manager.support import MIB, Vmm
-from tierstore.abc import Tick
 from tierstore.errors import ConfigError
 from tierstore.manager import addresses, handover
 from tierstore.manager.cloud_hypervisor import CloudHypervisor
@@ -21,17 +20,8 @@ from tierstore.manager.config import ServeConfig
 from tierstore.manager.peer import Peer, start_time
 from tierstore.manager.protocol import Handoff, MessageError, Piece
 from tierstore.manager.restore import STEP_PAGES, WorkingSet, runs
-from tierstore.manager.share import FairShare, holding
 from tierstore.manager.state import StateFile, VmRecord, boot_id, take_userfaultfd
 from tierstore.manager.vm import same_file
-from tierstore.statistics import (
-    EvictionCounts,
-    FaultCounts,
-    PageCounts,
-    RegionStatistics,
-    Statistics,
-    TierStatistics,
-)
 
 # ---- Settings -------------------------------------------------------------------------------
 
@@ -69,53 +59,6 @@ def test_the_example_is_right() -> None:
 def test_what_makes_no_sense_for_a_vm(line: str) -> None:
     with pytest.raises(ConfigError, match=r"vm"):
         ServeConfig.from_text(TIER + f"[vm]\n{line}\n")
-
-
-# ---- Shares ---------------------------------------------------------------------------------
-
-
-def statistics(used_pct: int, **away: int) -> Statistics:
-    """An engine with a tier of 1000 pages' bytes, and regions with so many pages away."""
-    plain: dict[str, object] = dict.fromkeys(TierStatistics.__slots__, 0)
-    plain |= {"name": "warm", "store": "ram", "codec": "raw", "is_failed": False}
-    plain |= {"capacity_bytes": 4_096_000, "used_bytes": 40_960 * used_pct}
-    nothing = (FaultCounts(), EvictionCounts())
-    regions = tuple(
-        RegionStatistics(name, 1 << 30, "memfd", "wp", PageCounts(away=pages), *nothing)
-        for name, pages in away.items()
-    )
-    return Statistics(1, 1.0, 4096, len(away), PageCounts(), *nothing, {}, 0, 0,
-                      (TierStatistics(**plain),), {}, regions)  # type: ignore[arg-type] # fmt: skip
-
-
-def tick(name: str, now: Statistics) -> Tick:
-    """What a policy sees."""
-    return Tick(name, 1 << 30, 1 << 29, 4096, (0,) * 64, 0, 30.0, 30.0, 0, 0, now)
-
-
-def test_while_there_is_room_everybody_may_use_it() -> None:
-    share = FairShare(lambda: {"a": 1, "b": 1}, 80)
-    assert share.decide(tick("a", statistics(70, a=690, b=10))).bytes_max > 1 << 40
-
-
-def test_above_its_share_a_vm_waits_and_the_others_do_not() -> None:
-    share = FairShare(lambda: {"a": 1, "b": 1}, 80)
-    now = statistics(90, a=800, b=100)
-    assert share.decide(tick("a", now)).bytes_max == 0
-    # b may have 500 pages and has 100.
-    assert share.decide(tick("b", now)).bytes_max == 400 * 4096
-
-
-def test_shares_follow_weights() -> None:
-    now = statistics(90, a=450, b=450)
-    held = holding("a", now, {"a": 3, "b": 1})
-    assert (held.share_bytes, held.held_bytes) == (3_072_000, 1_843_200)
-    assert holding("b", now, {"a": 3, "b": 1}).left_bytes == 0
-
-
-def test_a_full_ladder_without_anybodys_pages() -> None:
-    share = FairShare(lambda: {"a": 1}, 80)
-    assert share.decide(tick("a", statistics(100, a=0))).bytes_max == 4_096_000
 
 
 # ---- Records --------------------------------------------------------------------------------

@@ -15,8 +15,11 @@ from tierstore.units import format_size
 
 __all__ = ["limit_lines", "vm_line", "vm_table"]
 
-_COLUMNS = ("vm", "vmm", "does", "size", "resident", "budget", "cold", "stored", "faults", "state")
-_DROPPED_FIRST = ("vmm", "cold", "budget", "faults", "stored", "state", "does")
+_COLUMNS = (
+    *("vm", "vmm", "does", "size", "resident", "budget", "cold", "stored", "share", "faults"),
+    "state",
+)
+_DROPPED_FIRST = ("vmm", "cold", "budget", "faults", "share", "stored", "state", "does")
 
 
 def _size(value: object) -> str:
@@ -33,6 +36,7 @@ def _row(vm: Mapping[str, Any]) -> dict[str, str]:
         "budget": _size(vm.get("budget_bytes")),
         "cold": _size(vm.get("cold_bytes")),
         "stored": _size(vm.get("stored_bytes")),
+        "share": _size(vm.get("share_bytes")),
         "faults": f"{vm.get('faults', 0):,}",
         "state": str(vm["state"]) + ("" if vm["is_connected"] else ", hung up"),
     }
@@ -66,6 +70,7 @@ def vm_line(vm: Mapping[str, Any]) -> str:
     """One plain line."""
     row = _row(vm)
     return (
-        f"{vm['name']}: resident {row['resident']} of {row['size']}, stored {row['stored']}, "
+        f"{vm['name']}: resident {row['resident']} of {row['size']}, "
+        f"stored {row['stored']} of {row['share']}, "
         f"{row['faults']} faults, {row['does']}, {row['state']}"
     )

@@ -83,7 +83,8 @@ class ManagerConfig(_Model):
     drain_timeout: Duration = 300.0
     """At the end, for VMs that no state folder keeps: so long may they take to come back."""
     share_above: Pct = 80
-    """Once the tiers are fuller than this, a VM above its share of them evicts no more."""
+    """Once the tiers are fuller than this, a VM above its share of them evicts no more, and makes
+    room for others that have less than theirs."""
     restore_rate: Rate | None = None
     """Snapshots: bytes a second that come in ahead of the guest's need; default: no limit."""
 

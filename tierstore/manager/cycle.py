@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from tierstore._controller import Controller
 from tierstore._training import Trainer
-from tierstore.abc import Decision, Policy
+from tierstore.abc import Decision
 from tierstore.config import RegionConfig
 from tierstore.engine import Engine
 from tierstore.errors import TierstoreError
-from tierstore.manager.share import FairShare
-from tierstore.policy import AllOf, policy_for_region
+from tierstore.manager.share import FairShare, Within
+from tierstore.policy import policy_for_region
 from tierstore.region import Region, ScanResult
 from tierstore.remote import Ability
 
@@ -26,10 +27,13 @@ __all__ = ["SharedTrainer", "VmCycle", "build_policy"]
 
 logger = logging.getLogger("tierstore.manager")
 
+RETURN_STEP_PAGES = 512
+"""Pages that return in a row, before the cycle looks whether it is to stop."""
 
-def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> Policy:
+
+def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> Within:
     """What the configuration says, within the VM's share.  Raises ``ConfigError``."""
-    return AllOf([policy_for_region(config, interval_s), share])
+    return Within(policy_for_region(config, interval_s), share)
 
 
 class SharedTrainer(Trainer):
@@ -73,9 +77,12 @@ class VmCycle(Controller):
         self._trainer = trainer
         self._region = region
         self._can_evict = Ability.EVICT in region.abilities
-        self._policies[region] = build_policy(region.config, self._interval_s, share)
+        self._within = build_policy(region.config, self._interval_s, share)
+        self._policies[region] = self._within
         self.last_scan: ScanResult | None = None
         self.last_decision: Decision | None = None
+        self.nr_returned = 0
+        """Pages whose copies have made room for other VMs."""
 
     def tick(self) -> None:
         """Of a process that has ended nothing is wanted; it goes as soon as the manager hears."""
@@ -85,6 +92,21 @@ class VmCycle(Controller):
             if self._is_alive():
                 raise
 
+    def _tick_region(self, region: Region) -> None:
+        super()._tick_region(region)
+        self._make_room(region)
+
+    def _make_room(self, region: Region) -> None:
+        """For VMs that have less than their share; until the next tick is due."""
+        left, self._within.nr_to_return = self._within.nr_to_return, 0
+        end_s = time.monotonic() + self._interval_s * 0.9
+        while left > 0 and time.monotonic() < end_s and not self._stopping.is_set():
+            nr = region.give_back(min(left, RETURN_STEP_PAGES) * 4096) // 4096
+            if nr == 0:
+                return
+            left -= nr
+            self.nr_returned += nr
+
     def _regions(self) -> tuple[Region, ...]:
         return (self._region,) if self._region.is_attached and self._is_alive() else ()
 
@@ -93,5 +115,6 @@ class VmCycle(Controller):
         decision = super()._decide(region, scan)
         if not self._can_evict:
             decision = Decision(bytes_max=0)
+            self._within.nr_to_return = 0
         self.last_decision = decision
         return decision

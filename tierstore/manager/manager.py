@@ -30,7 +30,7 @@ from tierstore.manager.loop import Loop
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Added, Handoff, Message
 from tierstore.manager.reception import Reception
-from tierstore.manager.share import FairShare, holding
+from tierstore.manager.share import FairShare
 from tierstore.manager.succession import Succession
 from tierstore.manager.vm import Vm, VmOptions
 
@@ -61,6 +61,7 @@ class Manager:
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tierstore-hand")
         self._trainer = SharedTrainer(engine)
+        self._share = FairShare(self._weights, config.manager.share_above)
         self.importer = Importer(engine)
         state = config.manager.state
         self._succession = Succession(state) if state is not None else None
@@ -162,7 +163,7 @@ class Manager:
         manager = self.config.manager
         return VmOptions(
             config=self.config.vm_for(peer.name, str(path), peer.pid),
-            share=FairShare(self._weights, manager.share_above),
+            share=self._share,
             trainer=self._trainer,
             restored=self._on_restored,
             hot_add_bytes=manager.hot_add,
@@ -338,11 +339,15 @@ class Manager:
             vms = sorted(self._vms.values(), key=lambda vm: vm.since_s)
         reports = [vm.report() for vm in vms]
         statistics = self.engine.statistics()
-        weights = self._weights()
+        by_tier = {region.name: region.held_bytes for region in statistics.regions}
+        names = [tier.name for tier in statistics.tiers]
         for report in reports:
-            held = holding(report["name"], statistics, weights)
+            held = self._share.holding(report["name"], statistics)
             report["stored_bytes"] = held.held_bytes
             report["share_bytes"] = held.share_bytes
+            report["stored_by_tier"] = dict(
+                zip(names, by_tier.get(report["name"], ()), strict=False)
+            )
         return reports
 
     def past(self) -> list[dict[str, Any]]:

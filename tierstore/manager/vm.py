@@ -135,6 +135,7 @@ class Vm:
             image=options.config.snapshot if self.handoff.is_snapshot else None,
             is_persistent=self.is_persistent,
             identity=identity(self.peer, plan.ranges),
+            share_weight=options.config.weight,
         )
 
     def _begin_restore(self, region: Region) -> Restore:
@@ -303,4 +304,5 @@ class Vm:
             "faults": own.faults.total,
             "refaults": own.faults.refaults,
             "evicted": own.evictions.evicted,
+            "returned": self._cycle.nr_returned if self._cycle is not None else 0,
         }

@@ -316,6 +316,8 @@ struct ts_adopt_options {
 	const char *image;         /* pages begin as those of this image; NULL: as they are */
 	uint8_t is_persistent;     /* evicted pages outlive this process */
 	uint8_t identity[32];      /* persistent: must match when this name is adopted again */
+	uint32_t share_weight;     /* of its fair share of each tier, against other regions that
+				    * have one; 0: it has none, and only the age of frames counts */
 };
 
 /* Takes over the faults of another process's memory, while its guest runs.  Pages that are there
@@ -432,6 +434,12 @@ TS_API int ts_region_evict(struct ts_region *region, const struct ts_evict_optio
 
 /* Brings pages back ahead of need.  Blocks.  Returns 0, or TS_ECORRUPT when pages were poisoned. */
 TS_API int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);
+
+/* Takes the stored copies of up to len_bytes of the region's memory out of the tiers, to make room
+ * for others': copies that are kept of resident pages first, all of them; then pages that are away
+ * come back, going on where the last call ended.  What can't come back now stays away.  Blocks, a
+ * little at a time.  Returns the bytes of memory whose copies went, or an error. */
+TS_API int64_t ts_region_give_back(struct ts_region *region, uint64_t len_bytes);
 
 /* Serves one page in the calling thread: returns when the page at offset_bytes is there, no
  * matter whether it was away, is on its way, or never left.  For a VMM that learns of missing pages
@@ -550,6 +558,9 @@ struct ts_stats {
 	uint64_t buffer_bytes;            /* RAM of fixed buffers, of readers and evict threads */
 	struct ts_tier_stats tiers[TS_TIER_MAX];
 	struct ts_hist stages[TS_STAGE_COUNT];
+	/* By tier: what the region's frames take, or all regions', to a hundredth; without the
+	 * store's overhead, and without images. */
+	uint64_t held_bytes[TS_TIER_MAX];
 };
 
 /* A consistent-enough snapshot: each number is exact at some moment during the call.  Large

@@ -106,6 +106,7 @@ static struct ts_region *create(struct ts_engine *engine, const struct ts_adopt_
 	region->serve = TS_SERVE_MESSAGE;
 	region->restore = (enum ts_restore)options->restore;
 	region->guard_scans = options->guard_scans ? options->guard_scans : GUARD_SCANS;
+	region->share_weight = options->share_weight;
 	region->tracker = &ts_tracker_none_ops;
 	snprintf(region->name, sizeof(region->name), "%s", name);
 	region->nr_shards = 1;

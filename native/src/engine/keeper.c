@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "engine/share.h"
 #include "evict/demote.h"
 #include "util/thread.h"
 
@@ -61,7 +62,7 @@ static void delete_frames(struct ts_engine *engine, const struct ts_dead_frame *
 				ts_tier_count_frame(tier, -1, ts_frame_nr_pages(dead[i].entry));
 	}
 	for (unsigned i = 0; i < nr_dead; i++)
-		ts_frames_free(&engine->frames, dead[i].id);
+		ts_frames_free(&engine->frames, &dead[i]);
 }
 
 static bool bury(struct ts_engine *engine, unsigned nr_batches)
@@ -92,8 +93,10 @@ static bool demote_by_fill(struct ts_keeper *keeper, struct ts_tier *tier, uint6
 	uint64_t nr_wanted = TS_MIN(excess / frame_bytes + 1, (uint64_t)DEMOTE_FRAMES);
 	if (ts_demote_drop_kept(&keeper->demoter, tier->index, KEPT_PAGES))
 		return true;  /* their frames die first; look again */
-	unsigned age = ts_demote_oldest(engine, tier->index, nr_wanted);
-	return ts_demote_tier(&keeper->demoter, tier->index, age, (unsigned)nr_wanted) > 0;
+	/* Of regions above their shares, however young: who holds little keeps it here. */
+	struct ts_demote_choice choice = { tier->index, ts_share_over(engine, tier, mark) };
+	unsigned age = ts_demote_oldest(engine, &choice, nr_wanted);
+	return ts_demote_frames(&keeper->demoter, &choice, age, (unsigned)nr_wanted) > 0;
 }
 
 static bool demote_by_age(struct ts_keeper *keeper, struct ts_tier *tier)
@@ -104,8 +107,9 @@ static bool demote_by_age(struct ts_keeper *keeper, struct ts_tier *tier)
 	if (!tier->demote_after_ms || keeper->aged_tick[tier->index] == tick)
 		return false;
 	unsigned age = tier->demote_after_ms / keeper->engine->tick_ms;
-	bool is_busy = ts_demote_tier(&keeper->demoter, tier->index, TS_MAX(age, 1u),
-				      DEMOTE_FRAMES) > 0;
+	struct ts_demote_choice choice = { tier->index, TS_SHARE_ALL };
+	bool is_busy = ts_demote_frames(&keeper->demoter, &choice, TS_MAX(age, 1u),
+					DEMOTE_FRAMES) > 0;
 	if (!is_busy)
 		keeper->aged_tick[tier->index] = tick;
 	return is_busy;

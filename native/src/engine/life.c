@@ -89,13 +89,23 @@ int ts_life_populate_shared(struct ts_region *region, uint32_t first_page, uint3
 
 /* ---- Served ----------------------------------------------------------------------------- */
 
+/* Control alone adds to the list. */
+unsigned ts_life_free_slot(struct ts_engine *engine)
+{
+	unsigned slot = 0;
+
+	TS_SCOPED_LOCK(&engine->regions_lock);
+	while (slot < TS_REGION_MAX && engine->regions[slot])
+		slot++;
+	return slot;
+}
+
 static int publish(struct ts_engine *engine, struct ts_region *region)
 {
+	region->slot = ts_life_free_slot(engine);
 	TS_SCOPED_LOCK(&engine->regions_lock);
-	for (unsigned r = 0; r < TS_REGION_MAX; r++) {
-		if (engine->regions[r])
-			continue;
-		engine->regions[r] = region;
+	if (region->slot < TS_REGION_MAX) {
+		engine->regions[region->slot] = region;
 		engine->nr_regions++;
 		return 0;
 	}

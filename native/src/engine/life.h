@@ -14,6 +14,8 @@ int ts_life_populate_anon(struct ts_region *region, uint64_t addr, uint32_t firs
 			  uint32_t nr_pages);
 int ts_life_populate_shared(struct ts_region *region, uint32_t first_page, uint32_t nr_pages);
 
+/* The slot that the next region gets in the engine's list; TS_REGION_MAX: it is full. */
+unsigned ts_life_free_slot(struct ts_engine *engine);
 /* From now on faults are answered, and the region is in the engine's list. */
 int ts_life_serve(struct ts_engine *engine, struct ts_region *region);
 

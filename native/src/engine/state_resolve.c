@@ -17,6 +17,8 @@
  */
 #include <string.h>
 
+#include "engine/life.h"
+#include "engine/share.h"
 #include "engine/state.h"
 #include "os/pagemap.h"
 #include "os/sys.h"
@@ -126,6 +128,9 @@ int ts_state_region_resolve(struct ts_engine *engine, struct ts_region *region)
 			ts_frames_drop_page(&engine->frames, ts_state_frame_of(word));
 		nr_changed += !ts_word_is(word, TS_RESIDENT);
 	}
+	region->slot = ts_life_free_slot(engine);
+	if (region->slot < TS_REGION_MAX)
+		ts_share_note_resumed(engine, region);
 	ts_log(engine, TS_LOG_INFO, "%s: taken over; %llu pages were on their way", region->name,
 	       (unsigned long long)nr_changed);
 	return 0;

@@ -53,6 +53,10 @@ static void add_counters(struct ts_stats *stats, struct ts_region_counters *coun
 
 static void add_region(struct ts_stats *stats, struct ts_region *region)
 {
+	struct ts_frames *frames = &region->engine->frames;
+
+	for (unsigned t = 0; t < region->engine->nr_tiers; t++)
+		stats->held_bytes[t] += ts_frames_held_bytes(frames, region->slot, t);
 	stats->nr_regions++;
 	for (uint32_t page = 0; page < region->nr_pages; page++)
 		count_word(stats, atomic_load_explicit(&region->words[page], memory_order_relaxed));

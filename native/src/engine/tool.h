@@ -14,5 +14,9 @@ void ts_tool_destroy(struct ts_tool *tool);
  * their value). 0, or TS_ECORRUPT if pages of the region were poisoned meanwhile. */
 int ts_tool_restore(struct ts_tool *tool, struct ts_region *region, uint32_t first_page,
 		    uint32_t nr_pages, bool with_fills);
+/* Tries it once, and leaves away what can't come back now, as where the guest's memory is limited.
+ * Filled pages stay away. */
+void ts_tool_restore_once(struct ts_tool *tool, struct ts_region *region, uint32_t first_page,
+			  uint32_t nr_pages);
 
 #endif

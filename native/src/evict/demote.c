@@ -200,6 +200,7 @@ static uint64_t add_merged(struct ts_demoter *demoter, struct ts_merge *merge)
 		ts_region_leave(merge->region);
 		return 0;
 	}
+	ts_frames_note_owner(&engine->frames, (uint32_t)frame, merge->region->slot, (uint64_t)len);
 	demoter->items[demoter->nr_items] = (struct ts_put){
 		.key = (uint64_t)frame, .data = out, .len_bytes = (uint32_t)len };
 	demoter->merges[demoter->nr_items++] = *merge;
@@ -273,18 +274,30 @@ static uint64_t demote_frame(struct ts_demoter *demoter, unsigned tier, uint32_t
 	return nr_moved;
 }
 
+static bool is_chosen(struct ts_engine *engine, const struct ts_demote_choice *choice, uint32_t id,
+		      uint32_t entry)
+{
+	if (!ts_frame_is_used(entry) || ts_frame_tier(entry) != choice->tier ||
+	    !ts_frame_refs(entry))
+		return false;
+	unsigned owner = ts_frames_owner(&engine->frames, id);
+	return owner == TS_REGION_MAX || choice->owners >> owner & 1;
+}
+
 /* Is this frame one to be moved? */
-static bool is_due(struct ts_engine *engine, uint32_t id, unsigned tier, unsigned age_min_ticks)
+static bool is_due(struct ts_engine *engine, uint32_t id, const struct ts_demote_choice *choice,
+		   unsigned age_min_ticks)
 {
 	uint32_t entry = id ? ts_frames_load(&engine->frames, id) : 0;
 
-	return ts_frame_is_used(entry) && ts_frame_tier(entry) == tier && ts_frame_refs(entry) &&
+	return is_chosen(engine, choice, id, entry) &&
 	       ts_frame_age(entry, atomic_load(&engine->tick)) >= age_min_ticks;
 }
 
-uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
-			unsigned nr_max)
+uint64_t ts_demote_frames(struct ts_demoter *demoter, const struct ts_demote_choice *choice,
+			  unsigned age_min_ticks, unsigned nr_max)
 {
+	unsigned tier = choice->tier;
 	struct ts_engine *engine = demoter->engine;
 	uint32_t end = atomic_load(&engine->frames.id_end);
 	uint64_t nr_moved = 0;
@@ -301,7 +314,7 @@ uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_
 		demoter->to = to;
 		uint32_t id = demoter->hand[tier] % end;
 		demoter->hand[tier] = id + 1;
-		if (!is_due(engine, id, tier, age_min_ticks) ||
+		if (!is_due(engine, id, choice, age_min_ticks) ||
 		    !ts_frames_try_ref(&engine->frames, id, tier))
 			continue;
 		nr_moved += demote_frame(demoter, tier, id, engine->tiers[to].range_pages);
@@ -311,7 +324,8 @@ uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_
 	return nr_moved + flush(demoter);
 }
 
-unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_frames)
+unsigned ts_demote_oldest(struct ts_engine *engine, const struct ts_demote_choice *choice,
+			  uint64_t nr_frames)
 {
 	uint32_t nr_by_age[4096] = { 0 };
 	uint32_t end = atomic_load(&engine->frames.id_end), tick = atomic_load(&engine->tick);
@@ -319,7 +333,7 @@ unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_f
 
 	for (uint32_t id = 1; id < end; id++) {
 		uint32_t entry = ts_frames_load(&engine->frames, id);
-		if (ts_frame_is_used(entry) && ts_frame_tier(entry) == tier && ts_frame_refs(entry))
+		if (is_chosen(engine, choice, id, entry))
 			nr_by_age[ts_frame_age(entry, tick)]++;
 	}
 	for (unsigned age = 4095; age > 0; age--) {

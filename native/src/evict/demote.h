@@ -33,12 +33,19 @@ struct ts_demoter {
 int ts_demoter_init(struct ts_demoter *demoter, struct ts_engine *engine);
 void ts_demoter_finish(struct ts_demoter *demoter);
 
-/* Moves up to nr_max frames of the tier that are at least age_min_ticks old to a lower tier.
+/* Which frames of a tier: those of the regions whose slots' bits are set, and those of nobody. */
+struct ts_demote_choice {
+	unsigned tier;
+	uint64_t owners;
+};
+
+/* Moves up to nr_max of these frames that are at least age_min_ticks old to a lower tier.
  * Returns how many pages went. */
-uint64_t ts_demote_tier(struct ts_demoter *demoter, unsigned tier, unsigned age_min_ticks,
-			unsigned nr_max);
-/* The age that at least nr_frames of the tier's frames have: "the oldest". */
-unsigned ts_demote_oldest(struct ts_engine *engine, unsigned tier, uint64_t nr_frames);
+uint64_t ts_demote_frames(struct ts_demoter *demoter, const struct ts_demote_choice *choice,
+			  unsigned age_min_ticks, unsigned nr_max);
+/* The age that at least nr_frames of them have: "the oldest". */
+unsigned ts_demote_oldest(struct ts_engine *engine, const struct ts_demote_choice *choice,
+			  uint64_t nr_frames);
 /* Forgets up to nr_max kept copies of resident pages in the tier: they only take room there. */
 uint64_t ts_demote_drop_kept(struct ts_demoter *demoter, unsigned tier, uint64_t nr_max);
 

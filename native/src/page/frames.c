@@ -18,6 +18,11 @@ static size_t entries_bytes(const struct ts_frames *frames)
 	return (size_t)frames->nr_ids * sizeof(uint32_t);
 }
 
+static size_t holdings_bytes(const struct ts_frames *frames)
+{
+	return (size_t)frames->nr_ids * sizeof(struct ts_holding);
+}
+
 static size_t map_bytes(const struct ts_frames *frames)
 {
 	return ((size_t)frames->nr_ids + 63) / 64 * 8;
@@ -29,10 +34,11 @@ int ts_frames_init(struct ts_frames *frames, uint32_t nr_ids, const struct ts_ma
 	TS_ASSERT(nr_ids > 1 && nr_ids <= (uint32_t)TS_FRAME_ID_MAX + 1);
 	frames->entries = map ? map->base : ts_sys_alloc_pages(entries_bytes(frames));
 	frames->used_map = ts_sys_alloc_pages(map_bytes(frames));
+	frames->holdings = ts_sys_alloc_pages(holdings_bytes(frames));
 	frames->dead_ring = ts_sys_alloc_pages(TS_DEAD_RING_LEN * sizeof(uint32_t));
 	pthread_mutex_init(&frames->lock, NULL);
 	atomic_store(&frames->id_end, 1);
-	if (!frames->entries || !frames->used_map || !frames->dead_ring) {
+	if (!frames->entries || !frames->used_map || !frames->holdings || !frames->dead_ring) {
 		ts_frames_finish(frames);
 		return -ENOMEM;
 	}
@@ -46,6 +52,7 @@ void ts_frames_finish(struct ts_frames *frames)
 	if (!frames->map)
 		ts_sys_free_pages((void *)frames->entries, entries_bytes(frames));
 	ts_sys_free_pages(frames->used_map, map_bytes(frames));
+	ts_sys_free_pages(frames->holdings, holdings_bytes(frames));
 	ts_sys_free_pages((void *)frames->dead_ring, TS_DEAD_RING_LEN * sizeof(uint32_t));
 	pthread_mutex_destroy(&frames->lock);
 	*frames = (struct ts_frames){ 0 };
@@ -98,8 +105,49 @@ int64_t ts_frames_alloc(struct ts_frames *frames, unsigned tier, unsigned nr_pag
 	return id;
 }
 
-void ts_frames_free(struct ts_frames *frames, uint32_t id)
+/* The same for noting and forgetting, so that sums return to zero. */
+static int64_t length_bytes(unsigned length, uint32_t entry)
 {
+	return (int64_t)length * (ts_frame_nr_pages(entry) << TS_PAGE_SHIFT) / UINT8_MAX;
+}
+
+void ts_frames_note_owner(struct ts_frames *frames, uint32_t id, unsigned slot, uint64_t len_bytes)
+{
+	uint32_t entry = ts_frames_load(frames, id);
+	uint64_t raw_bytes = (uint64_t)ts_frame_nr_pages(entry) << TS_PAGE_SHIFT;
+	uint64_t length = (len_bytes * UINT8_MAX + raw_bytes / 2) / raw_bytes;
+	struct ts_holding *holding = &frames->holdings[id];
+
+	TS_ASSERT(slot < TS_REGION_MAX && ts_frame_is_used(entry) && !atomic_load(&holding->owner));
+	length = TS_MIN(length, (uint64_t)UINT8_MAX);
+	atomic_store(&holding->length, (uint8_t)length);
+	atomic_store(&holding->owner, (uint8_t)(slot + 1));
+	atomic_fetch_add(&frames->held_bytes[slot][ts_frame_tier(entry)],
+			 length_bytes((unsigned)length, entry));
+}
+
+unsigned ts_frames_owner(struct ts_frames *frames, uint32_t id)
+{
+	unsigned owner = atomic_load_explicit(&frames->holdings[id].owner, memory_order_relaxed);
+
+	return owner ? owner - 1 : TS_REGION_MAX;
+}
+
+static void forget_owner(struct ts_frames *frames, const struct ts_dead_frame *dead)
+{
+	struct ts_holding *holding = &frames->holdings[dead->id];
+	unsigned owner = atomic_exchange(&holding->owner, 0);
+
+	if (owner)
+		atomic_fetch_sub(&frames->held_bytes[owner - 1][ts_frame_tier(dead->entry)],
+				 length_bytes(atomic_load(&holding->length), dead->entry));
+}
+
+void ts_frames_free(struct ts_frames *frames, const struct ts_dead_frame *dead)
+{
+	uint32_t id = dead->id;
+
+	forget_owner(frames, dead);
 	TS_SCOPED_LOCK(&frames->lock);
 	uint32_t entry = ts_frames_load(frames, id);
 	TS_ASSERT(ts_frame_is_used(entry) && ts_frame_refs(entry) == 0);
@@ -112,14 +160,14 @@ void ts_frames_free(struct ts_frames *frames, uint32_t id)
 	atomic_fetch_sub(&frames->nr_used, 1);
 }
 
-static bool is_pinned(struct ts_frames *frames, uint32_t id)
+bool ts_frames_is_pinned(struct ts_frames *frames, uint32_t id)
 {
 	return ts_frame_refs(ts_frames_load(frames, id)) == REFS_PINNED;
 }
 
 void ts_frames_ref(struct ts_frames *frames, uint32_t id)
 {
-	if (is_pinned(frames, id))
+	if (ts_frames_is_pinned(frames, id))
 		return;
 	uint32_t before = atomic_fetch_add_explicit(&frames->entries[id], REF_ONE,
 						    memory_order_relaxed);
@@ -166,14 +214,14 @@ void ts_frames_pin(struct ts_frames *frames, uint32_t id)
 
 void ts_frames_unpin(struct ts_frames *frames, uint32_t id)
 {
-	TS_ASSERT(is_pinned(frames, id));
+	TS_ASSERT(ts_frames_is_pinned(frames, id));
 	atomic_fetch_and(&frames->entries[id], ~((uint32_t)REFS_PINNED << 4));
 	push_dead(frames, id);
 }
 
 void ts_frames_unref(struct ts_frames *frames, uint32_t id)
 {
-	if (is_pinned(frames, id))
+	if (ts_frames_is_pinned(frames, id))
 		return;
 	uint32_t before = atomic_fetch_sub_explicit(&frames->entries[id], REF_ONE,
 						    memory_order_acq_rel);
@@ -255,7 +303,7 @@ unsigned ts_frames_take_dead(struct ts_frames *frames, struct ts_dead_frame *dea
 uint64_t ts_frames_bytes(struct ts_frames *frames)
 {
 	uint64_t nr_ids = atomic_load(&frames->id_end);
-	return nr_ids * sizeof(uint32_t) + nr_ids / 8;
+	return nr_ids * (sizeof(uint32_t) + sizeof(struct ts_holding)) + nr_ids / 8;
 }
 
 /* ---- After a death ---------------------------------------------------------------------- */

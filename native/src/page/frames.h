@@ -28,6 +28,12 @@
 #include "os/mapfile.h"
 #include "util/limits.h"
 
+/* Of a frame that a region's pages made (an image's are nobody's). */
+struct ts_holding {
+	_Atomic uint8_t owner;   /* the region's slot + 1; 0: nobody's, or not known */
+	_Atomic uint8_t length;  /* in 1/255 of its pages' own bytes */
+};
+
 struct ts_frames {
 	_Atomic uint32_t *entries;
 	const struct ts_mapfile *map; /* where the entries lie, if they outlive the process */
@@ -41,6 +47,9 @@ struct ts_frames {
 	_Atomic uint64_t nr_freed;
 	/* By tier: pages whose words name one of its frames, KEPT aside. */
 	_Atomic uint64_t nr_pages[TS_TIER_MAX];
+	/* Whose each frame is, and how long it is stored: two bytes a frame, and their sums. */
+	struct ts_holding *holdings;  /* [nr_ids] */
+	_Atomic int64_t held_bytes[TS_REGION_MAX][TS_TIER_MAX];
 	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */
 
 	/* Dead frames on their way to the keeper: a bounded ring that any thread may push to.
@@ -63,8 +72,19 @@ void ts_frames_finish(struct ts_frames *frames);
 
 /* A new frame with one reference.  Its id, or TS_ELIMIT. */
 int64_t ts_frames_alloc(struct ts_frames *frames, unsigned tier, unsigned nr_pages, uint32_t tick);
-/* Keeper only: the store has deleted it (or never had it). */
-void ts_frames_free(struct ts_frames *frames, uint32_t id);
+/* Says whose a frame is that nobody else knows yet, and how long; its bytes are its region's until
+ * it is freed. */
+void ts_frames_note_owner(struct ts_frames *frames, uint32_t id, unsigned slot, uint64_t len_bytes);
+/* The slot of the region whose frame it is; TS_REGION_MAX: not known. */
+unsigned ts_frames_owner(struct ts_frames *frames, uint32_t id);
+/* What a region's frames take in a tier, to a hundredth, without the store's overhead. */
+static inline uint64_t ts_frames_held_bytes(struct ts_frames *frames, unsigned slot, unsigned tier)
+{
+	int64_t held_bytes = atomic_load_explicit(&frames->held_bytes[slot][tier],
+						  memory_order_relaxed);
+
+	return held_bytes > 0 ? (uint64_t)held_bytes : 0;
+}
 
 /* Takes a reference; the caller holds one, or the page word that names it can't change. */
 void ts_frames_ref(struct ts_frames *frames, uint32_t id);
@@ -73,6 +93,7 @@ bool ts_frames_try_ref(struct ts_frames *frames, uint32_t id, unsigned tier);
 /* Any thread, also on the fault path. */
 void ts_frames_unref(struct ts_frames *frames, uint32_t id);
 
+bool ts_frames_is_pinned(struct ts_frames *frames, uint32_t id);
 /* From now on references are not counted, and the frame lives until it is unpinned: the caller
  * holds its only reference; nobody holds one then. */
 void ts_frames_pin(struct ts_frames *frames, uint32_t id);
@@ -92,6 +113,8 @@ void ts_frames_keep_page(struct ts_frames *frames, uint32_t id);
 /* Takes up to dead_max dead frames off the list.  Keeper only. */
 unsigned ts_frames_take_dead(struct ts_frames *frames, struct ts_dead_frame *dead,
 			     unsigned dead_max);
+/* Keeper only: the store has deleted it (or never had it). */
+void ts_frames_free(struct ts_frames *frames, const struct ts_dead_frame *dead);
 
 static inline uint32_t ts_frames_load(struct ts_frames *frames, uint32_t id)
 {

@@ -77,6 +77,9 @@ struct ts_region {
 	const struct ts_tracker_ops *tracker;
 	char name[64];
 	uint32_t id;             /* in frames' headers */
+	unsigned slot;           /* among the engine's regions; once it is in that list */
+	uint32_t share_weight;   /* of its share of the tiers; 0: none (engine/share.h) */
+	uint32_t give_hand;      /* page at which giving back goes on; guarded by control */
 	uint32_t image_id;       /* of the image that its pages began as; 0: none */
 	/* Pages that faulted and were away, in order; NULL: not recorded. */
 	uint32_t *faulted;
