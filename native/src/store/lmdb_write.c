@@ -228,7 +228,8 @@ static uint64_t put_pages(const struct ts_lmdb_store *lmdb, uint32_t len_bytes)
  * lost. */
 static int put_one(struct write *write, struct ts_put *item)
 {
-	uint64_t key_value = item->key, old_bytes, pages = put_pages(write->lmdb, item->len_bytes);
+	uint64_t key_value = item->key, old_bytes = 0;
+	uint64_t pages = put_pages(write->lmdb, item->len_bytes);
 	MDB_val key = { sizeof(key_value), &key_value };
 	MDB_val value = { item->len_bytes, (void *)item->data };
 
@@ -238,7 +239,7 @@ static int put_one(struct write *write, struct ts_put *item)
 	/* Frames get ascending keys until some are free again.  Told that it appends, LMDB fills
 	 * leaf pages; else it leaves each half empty, which with two frames a page is one. */
 	bool is_last = item->key >= write->key_end;
-	int rc = frame_len(write, &key, &old_bytes);
+	int rc = is_last ? 0 : frame_len(write, &key, &old_bytes);
 	if (rc == 0)
 		rc = ts_mdb_put(write->txn, write->lmdb->frames, &key, &value,
 				is_last ? MDB_APPEND : 0);
