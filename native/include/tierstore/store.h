@@ -101,6 +101,13 @@ struct ts_get {
 	uint64_t store_priv[4]; /* the store's, while the request is pending */
 };
 
+/* A frame that the read for another one has brought along. */
+struct ts_store_mate {
+	uint64_t key;
+	uint32_t off_bytes;   /* in the buffer of the request */
+	uint32_t len_bytes;
+};
+
 /* How full, how busy, how well.  All byte counts are current values, not totals, unless they
  * say so.  size_bytes is set by the caller. */
 struct ts_store_stat {
@@ -184,6 +191,21 @@ struct ts_store_ops {
 	/* Required with TS_STORE_CAN_RESUME.  Control thread, while nothing else calls the store.
 	 * Calls fn for every key that is held, in any order; fn does not call the store. */
 	int (*list)(struct ts_store *store, ts_key_fn fn, void *user);
+
+	/* Optional.  The reader's own thread, for a request that reap() has reported with status 0
+	 * and whose buffer is as it was then.  Names up to mates_max other frames that the same
+	 * read has brought into the buffer, and returns how many.  Each is what a get() of its key
+	 * would have given at some moment of this call, but for one that was being put while it
+	 * was read, which may be torn: the caller knows a frame's checksum.  Neither blocks nor
+	 * allocates. */
+	int (*mates)(struct ts_reader *reader, const struct ts_get *request,
+		     struct ts_store_mate *mates, unsigned mates_max);
+
+	/* Optional, with mates.  The reader's own thread.  The gets that follow may read an aligned
+	 * stretch of so many bytes (a power of two of 4096 or more) around their frame, for the
+	 * sake of its mates, where that has room in their buffers.  0, as it is to begin with: no
+	 * more than they must. */
+	void (*reader_around)(struct ts_reader *reader, uint32_t len_bytes);
 };
 
 /* Built-in stores by name ("ram", "file", "lmdb"), or NULL.  The result is static. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "os/sys.h"
+#include "store/forward.h"
 #include "util/hist.h"
 
 /* Reads of one slot that are tried again after an error that may pass. */
@@ -78,6 +79,7 @@ struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch)
 		slot->is_busy = true;
 		slot->nr_tries = 0;
 		slot->is_decoded = false;
+		slot->around_bytes = 0;
 		fetch->nr_busy++;
 		return slot;
 	}
@@ -108,6 +110,7 @@ int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 		slot->get_ns = ts_now_ns();
 		slot->got_ns = 0;
 		slot->nr_tries++;
+		ts_store_reader_around(fetch->readers[slot->tier], slot->around_bytes);
 		int rc = ts_store_get(fetch->readers[slot->tier], &slot->get);
 		if (rc > 0) {
 			fetch->nr_busy_tier[slot->tier]++;
@@ -211,4 +214,26 @@ int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
 	    !(head_out->page_bits >> bit & 1))
 		return TS_ECORRUPT;
 	return __builtin_popcountll(head_out->page_bits & ((UINT64_C(1) << bit) - 1));
+}
+
+int ts_fetch_mates(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
+		   struct ts_store_mate *mates, unsigned mates_max)
+{
+	/* Not read this time, or by a store that answers at once. */
+	if (slot->is_decoded || slot->got_ns)
+		return TS_EUNSUPPORTED;
+	return ts_store_mates(fetch->readers[slot->tier], &slot->get, mates, mates_max);
+}
+
+int ts_fetch_decode_mate(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
+			 const struct ts_store_mate *mate, const struct ts_region *region,
+			 uint32_t page)
+{
+	struct ts_fetch_slot other = *slot;
+	struct ts_frame_head head;
+
+	other.frame = (uint32_t)mate->key;
+	other.get.off_bytes = mate->off_bytes;
+	other.get.len_bytes = mate->len_bytes;
+	return ts_fetch_decode(fetch, &other, region, page, &head);
 }

@@ -10,13 +10,14 @@
 
 #include "core/engine.h"
 
-/* One read under way.  The fields from `shard` on are the caller's. */
+/* One read under way.  The fields from `around_bytes` on are the caller's. */
 struct ts_fetch_slot {
 	struct ts_get get;
 	uint32_t frame;
 	uint8_t tier, nr_tries;
 	bool is_busy;
 	bool is_decoded;              /* it is the frame in raw */
+	uint32_t around_bytes;        /* to be read with it, for its mates; 0: no more than needed */
 	struct ts_shard *shard;
 	uint32_t page;
 	uint32_t flags;
@@ -73,5 +74,13 @@ bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
  * or TS_ECORRUPT. */
 int ts_fetch_decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
 		    const struct ts_region *region, uint32_t page, struct ts_frame_head *head_out);
+
+/* Frames that the slot's read has brought along: at most mates_max, or TS_EUNSUPPORTED. */
+int ts_fetch_mates(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
+		   struct ts_store_mate *mates, unsigned mates_max);
+/* ts_fetch_decode() of one of them, into the same fetch->raw. */
+int ts_fetch_decode_mate(struct ts_fetch *fetch, const struct ts_fetch_slot *slot,
+			 const struct ts_store_mate *mate, const struct ts_region *region,
+			 uint32_t page);
 
 #endif

@@ -127,6 +127,8 @@ int ts_engine_add_tier(struct ts_engine *engine, const struct ts_tier_options *o
 	engine->frame_raw_max = TS_MAX(engine->frame_raw_max, tier->range_pages * TS_PAGE_BYTES);
 	uint32_t buf_bytes = (tier->frame_max_bytes + 3 * TS_PAGE_BYTES - 1) & ~(uint32_t)
 			     (TS_PAGE_BYTES - 1);
+	/* A block more: the frame may begin in the last one of the stretch. */
+	buf_bytes = TS_MAX(buf_bytes, (uint32_t)(TS_MATES_AROUND_BYTES + TS_PAGE_BYTES));
 	engine->frame_buf_bytes = TS_MAX(engine->frame_buf_bytes, buf_bytes);
 	/* 12 bits of age must reach well beyond the longest demote_after. */
 	engine->tick_ms = TS_MAX(engine->tick_ms, tier->demote_after_ms / 1024);

@@ -44,6 +44,11 @@ unsigned ts_install_guard_scans(const struct ts_region *region, uint16_t heat);
 /* Was the page evicted so recently that it should not have been? */
 bool ts_install_is_refault(struct ts_engine *engine, uint32_t frame);
 
+/* AWAY in this frame -> COMING: it is the caller's from now on. */
+bool ts_install_claim(struct ts_region *region, uint32_t page, uint32_t frame);
+/* Installs a claimed page that nobody has asked for; it is AWAY again if that can't be now. */
+void ts_install_neighbour(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+			  uint32_t frame, unsigned tier, const uint8_t *contents);
 /* Installs the page and those that follow it in the slot's frame (decoded in fetch->raw) and are
  * still AWAY there, in one call.  What came of the first one. */
 struct ts_uffd_result ts_install_run(struct ts_engine *engine, struct ts_fetch *fetch,

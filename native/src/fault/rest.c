@@ -67,12 +67,20 @@ static void install_run(struct ts_engine *engine, struct ts_shard *shard, uint32
 	settle_run(engine, shard, frame, tier, run, copy_run(shard, run), nr_ignored);
 }
 
-static bool claim(struct ts_region *region, uint32_t page, uint32_t frame)
+bool ts_install_claim(struct ts_region *region, uint32_t page, uint32_t frame)
 {
 	ts_word word = ts_word_make(TS_AWAY, 0, frame);
 
 	return page < region->nr_pages &&
 	       ts_word_swap(&region->words[page], &word, ts_word_make(TS_COMING, 0, frame));
+}
+
+void ts_install_neighbour(struct ts_engine *engine, struct ts_region *region, uint32_t page,
+			  uint32_t frame, unsigned tier, const uint8_t *contents)
+{
+	struct run run = { page, 1, contents };
+
+	install_run(engine, ts_region_shard(region, page), frame, tier, &run);
 }
 
 /* One call costs less than two, and wakes the guest once: it is about to ask for what follows. */
@@ -90,7 +98,7 @@ struct ts_uffd_result ts_install_run(struct ts_engine *engine, struct ts_fetch *
 
 	while (first + run.nr_pages < TS_FRAME_PAGES_MAX &&
 	       (head->page_bits >> (first + run.nr_pages) & 1) &&
-	       claim(shard->region, slot->page + run.nr_pages, slot->frame))
+	       ts_install_claim(shard->region, slot->page + run.nr_pages, slot->frame))
 		run.nr_pages++;
 	uint64_t nr_done = run.nr_pages > 1 ? copy_run(shard, &run) : 0;
 	struct run others = { slot->page + 1, run.nr_pages - 1, contents + TS_PAGE_BYTES };
@@ -113,7 +121,7 @@ void ts_install_rest(struct ts_engine *engine, struct ts_fetch *fetch,
 		return;
 	for (; bits; bits &= bits - 1, idx++) {
 		uint32_t page = head->base_page + (uint32_t)__builtin_ctzll(bits);
-		bool is_ours = claim(region, page, slot->frame);
+		bool is_ours = ts_install_claim(region, page, slot->frame);
 		if (run.nr_pages && (!is_ours || page != run.page + run.nr_pages)) {
 			install_run(engine, slot->shard, slot->frame, slot->tier, &run);
 			run.nr_pages = 0;

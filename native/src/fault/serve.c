@@ -18,6 +18,7 @@
 #include <errno.h>
 
 #include "fault/install.h"
+#include "fault/mates.h"
 #include "fault/minor.h"
 #include "fault/server.h"
 #include "fault/walk.h"
@@ -348,6 +349,7 @@ static void finish_read(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 		note_returned(ctx, slot, contents);
 		if (is_whole)
 			ts_install_rest(ctx->engine, &ctx->fetch, slot, &head);
+		ts_mates_serve(ctx, slot);
 		break;
 	case TS_UFFD_PRESENT:
 		/* Somebody populated it behind our back: another mapping of the memfd. */
@@ -408,6 +410,7 @@ static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shar
 	slot->frame = frame;
 	slot->tier = (uint8_t)ts_frame_tier(ts_frames_load(&ctx->engine->frames, frame));
 	ts_walk_note(ctx, slot);
+	ts_mates_plan(slot);
 	if (!ts_fetch_is_decoded(&ctx->fetch, slot) && ts_fetch_start(&ctx->fetch, slot) > 0)
 		return TS_SERVE_PENDING;
 	finish_read(ctx, slot);
@@ -416,8 +419,11 @@ static enum ts_serve_outcome serve_away(struct ts_serve_ctx *ctx, struct ts_shar
 
 unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms)
 {
-	struct ts_fetch_slot *done[TS_FAULT_DEPTH_MAX];
-	unsigned nr_done = ts_fetch_reap(&ctx->fetch, done, TS_FAULT_DEPTH_MAX, wait_ms);
+	/* Whoever gets a page asks for the next one at once.  To see that before all that is there
+	 * has been decoded and copied keeps the disk at work meanwhile. */
+	enum { REAP_MAX = 2 };
+	struct ts_fetch_slot *done[REAP_MAX];
+	unsigned nr_done = ts_fetch_reap(&ctx->fetch, done, REAP_MAX, wait_ms);
 
 	for (unsigned i = 0; i < nr_done; i++)
 		finish_read(ctx, done[i]);

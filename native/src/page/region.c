@@ -18,7 +18,8 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 		region->words = ts_sys_alloc_table((size_t)nr_pages_max * sizeof(ts_word));
 	/* Not in huge pages: it is given up by the page (ts_region_drop_heat()). */
 	region->heat = ts_sys_alloc_pages((size_t)nr_pages_max * sizeof(ts_heat));
-	if (!region->words || !region->heat ||
+	region->lately = ts_sys_alloc_pages(sizeof(*region->lately));
+	if (!region->words || !region->heat || !region->lately ||
 	    ts_kept_init(&region->kept, nr_pages_max, secret)) {
 		ts_region_pages_finish(region);
 		return -ENOMEM;
@@ -38,7 +39,9 @@ void ts_region_pages_finish(struct ts_region *region)
 		ts_sys_free_pages((void *)region->words,
 				  (size_t)region->nr_pages_max * sizeof(ts_word));
 	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages_max * sizeof(ts_heat));
+	ts_sys_free_pages(region->lately, sizeof(*region->lately));
 	ts_kept_finish(&region->kept);
+	region->lately = NULL;
 	region->words = NULL;
 	region->heat = NULL;
 }
@@ -79,6 +82,7 @@ uint64_t ts_region_pages_bytes(const struct ts_region *region)
 	uint64_t heat_bytes = (uint64_t)nr_pages * sizeof(ts_heat);
 
 	return words_bytes + ts_sys_resident_bytes((const void *)region->heat, heat_bytes) +
+	       ts_sys_resident_bytes(region->lately, sizeof(*region->lately)) +
 	       ts_kept_bytes(&region->kept);
 }
 

@@ -71,6 +71,16 @@ struct ts_region_counters {
 	_Atomic uint64_t failures[TS_FAIL_COUNT];
 };
 
+/* Which pages of the control group of fault/mates.c have come back lately, by faults of their own:
+ * their numbers plus one; and what it has learnt from them.  4 KiB in all.  Racy on purpose: a page
+ * that is missed is one example less. */
+enum { TS_LATELY_PAGES = 1008 };
+struct ts_lately {
+	_Atomic uint32_t nr_mates, nr_hits;
+	atomic_bool is_worth_it;
+	_Atomic uint32_t pages[TS_LATELY_PAGES];
+};
+
 struct ts_region {
 	struct ts_engine *engine;
 	const struct ts_memory_ops *memory;
@@ -114,6 +124,7 @@ struct ts_region {
 	ts_heat *heat;           /* [nr_pages] */
 	struct ts_kept kept;
 	struct ts_region_counters counters;
+	struct ts_lately *lately;
 
 	_Atomic uint32_t evict_hand;   /* chunk at which the next eviction begins */
 	_Atomic uint32_t nr_users;     /* evictions, scans, demotions at work: detach waits for 0 */

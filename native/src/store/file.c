@@ -88,4 +88,6 @@ const struct ts_store_ops ts_store_file_ops = {
 	.maintain = ts_file_maintain,
 	.stat = stat_get,
 	.list = list,
+	.mates = ts_file_mates,
+	.reader_around = ts_file_reader_around,
 };

@@ -259,6 +259,9 @@ void ts_file_reader_close(struct ts_reader *reader);
 int ts_file_get(struct ts_reader *reader, struct ts_get *request);
 int ts_file_reap(struct ts_reader *reader, struct ts_get **done, unsigned done_max, int wait_ms);
 int ts_file_reader_fd(struct ts_reader *reader);
+void ts_file_reader_around(struct ts_reader *reader, uint32_t len_bytes);
+int ts_file_mates(struct ts_reader *reader, const struct ts_get *request,
+		  struct ts_store_mate *mates, unsigned mates_max);
 
 /* ---- file_gc.c ---------------------------------------------------------------------------- */
 /* Empties the segment that wins most, if that is at least gain_min_units.  1: did; 0: nothing

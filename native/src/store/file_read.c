@@ -28,10 +28,32 @@ struct reader {
 	/* By the kernel when they were handed to it; to be reported by this reap. */
 	struct ts_get **refused;    /* [reader_depth] */
 	int refusal;
+	uint32_t around_bytes;      /* a power of two, or 0 */
 };
 
-/* ts_get.store_priv while a request is pending */
-enum { PRIV_PLACE, PRIV_UNITS, PRIV_DONE, PRIV_RETRIES };
+/* ts_get.store_priv while a request is pending, and until its buffer is used again */
+enum { PRIV_PLACE, PRIV_SIZE, PRIV_DONE, PRIV_RETRIES };
+
+/* PRIV_SIZE: units of the record, blocks that are read before and after its own. */
+static uint64_t pack_size(uint16_t nr_units, uint32_t nr_before, uint32_t nr_after)
+{
+	return nr_units | (uint64_t)nr_before << 16 | (uint64_t)nr_after << 32;
+}
+
+static uint16_t nr_units_of(const struct ts_get *request)
+{
+	return (uint16_t)request->store_priv[PRIV_SIZE];
+}
+
+static uint32_t before_bytes(const struct ts_get *request)
+{
+	return (uint16_t)(request->store_priv[PRIV_SIZE] >> 16) * (uint32_t)TS_FILE_BLOCK_BYTES;
+}
+
+static uint32_t after_bytes(const struct ts_get *request)
+{
+	return (uint16_t)(request->store_priv[PRIV_SIZE] >> 32) * (uint32_t)TS_FILE_BLOCK_BYTES;
+}
 
 static struct ts_file *file_of(struct reader *reader)
 {
@@ -101,18 +123,37 @@ int ts_file_reader_fd(struct ts_reader *base)
 
 /* ---- One request ------------------------------------------------------------------------- */
 
-/* Where the frame's blocks start, and how many bytes they have. */
+/* Where the frame's blocks start, and how many bytes they have; those around them included. */
 static uint64_t blocks_of(const struct ts_file *file, const struct ts_get *request,
 			  uint32_t *len_bytes_out)
 {
 	uint64_t start = ts_file_offset(file, (uint32_t)request->store_priv[PRIV_PLACE]);
-	uint64_t end = start + (request->store_priv[PRIV_UNITS] << file->unit_shift);
-	uint64_t first = start / TS_FILE_BLOCK_BYTES * TS_FILE_BLOCK_BYTES;
+	uint64_t end = start + ((uint64_t)nr_units_of(request) << file->unit_shift);
+	uint64_t first = start / TS_FILE_BLOCK_BYTES * TS_FILE_BLOCK_BYTES -
+			 before_bytes(request);
 	uint64_t last = (end + TS_FILE_BLOCK_BYTES - 1) / TS_FILE_BLOCK_BYTES *
-			TS_FILE_BLOCK_BYTES;
+			TS_FILE_BLOCK_BYTES + after_bytes(request);
 
 	*len_bytes_out = (uint32_t)(last - first);
 	return first;
+}
+
+/* The blocks around the frame's that have room in the buffer: an aligned stretch of the file, so
+ * that the frames in it have the same. */
+static void widen(const struct reader *reader, const struct ts_file *file, struct ts_get *request)
+{
+	uint32_t len_bytes, around_bytes = reader->around_bytes;
+	uint64_t first = blocks_of(file, request, &len_bytes);
+
+	if (!around_bytes)
+		return;
+	uint64_t from = first / around_bytes * around_bytes;
+	uint64_t end = first + len_bytes, to = TS_MAX(from + around_bytes, end);
+	if (to - from > request->cap_bytes)
+		return;
+	request->store_priv[PRIV_SIZE] =
+		pack_size(nr_units_of(request), (uint32_t)(first - from) / TS_FILE_BLOCK_BYTES,
+			  (uint32_t)(to - end) / TS_FILE_BLOCK_BYTES);
 }
 
 static int submit(struct reader *reader, struct ts_get *request, bool may_queue)
@@ -176,7 +217,8 @@ static void finish(struct ts_file *file, struct ts_get *request, int status)
 static int check_record(const struct ts_file *file, struct ts_get *request)
 {
 	uint32_t place = (uint32_t)request->store_priv[PRIV_PLACE];
-	uint32_t at = (uint32_t)(ts_file_offset(file, place) % TS_FILE_BLOCK_BYTES);
+	uint32_t at = before_bytes(request) +
+		      (uint32_t)(ts_file_offset(file, place) % TS_FILE_BLOCK_BYTES);
 	const struct ts_file_segment *segment = &file->segments[ts_file_segment_of(file, place)];
 	struct ts_file_head head;
 
@@ -184,7 +226,7 @@ static int check_record(const struct ts_file *file, struct ts_get *request)
 	if (head.magic != file->super.record_magic || head.key != request->key ||
 	    head.sequence != atomic_load_explicit(&segment->sequence, memory_order_relaxed) ||
 	    head.len_bytes > file->frame_max_bytes ||
-	    ts_file_units(file, head.len_bytes) != request->store_priv[PRIV_UNITS])
+	    ts_file_units(file, head.len_bytes) != nr_units_of(request))
 		return TS_ECORRUPT;
 	request->off_bytes = at + TS_FILE_HEAD_BYTES;
 	request->len_bytes = head.len_bytes;
@@ -203,7 +245,8 @@ static bool complete(struct reader *reader, struct ts_get *request, int result)
 	if (result > 0)
 		request->store_priv[PRIV_DONE] += (uint64_t)result / TS_FILE_BLOCK_BYTES *
 						  TS_FILE_BLOCK_BYTES;
-	if (request->store_priv[PRIV_DONE] == len_bytes) {
+	/* What lies behind it need not be there: a file may end. */
+	if (request->store_priv[PRIV_DONE] >= len_bytes - after_bytes(request)) {
 		status = check_record(file, request);
 	} else if ((result > 0 || result == -EINTR || result == -EAGAIN) &&
 		   request->store_priv[PRIV_RETRIES]++ < TS_FILE_RETRY_MAX) {
@@ -217,7 +260,7 @@ static bool complete(struct reader *reader, struct ts_get *request, int result)
 	return true;
 }
 
-/* ---- get and reap ------------------------------------------------------------------------ */
+/* ---- get --------------------------------------------------------------------------------- */
 
 int ts_file_get(struct ts_reader *base, struct ts_get *request)
 {
@@ -232,9 +275,10 @@ int ts_file_get(struct ts_reader *base, struct ts_get *request)
 		return 0;
 	}
 	request->store_priv[PRIV_PLACE] = place;
-	request->store_priv[PRIV_UNITS] = nr_units;
+	request->store_priv[PRIV_SIZE] = pack_size(nr_units, 0, 0);
 	request->store_priv[PRIV_DONE] = 0;
 	request->store_priv[PRIV_RETRIES] = 0;
+	widen(reader, file, request);
 	blocks_of(file, request, &len_bytes);
 	int ret = len_bytes > request->cap_bytes ? -ENOBUFS : submit(reader, request, true);
 	if (ret == 0)
@@ -242,6 +286,54 @@ int ts_file_get(struct ts_reader *base, struct ts_get *request)
 	finish(file, request, ret);
 	return 0;
 }
+
+/* ---- What else a read has brought -------------------------------------------------------- */
+
+/* A block is written once until its segment begins anew, so a record that the index names at its
+ * place, in the same use of the segment, is the one.  (Only one that was being written while we
+ * read may be torn, and its checksum says so.)  The sequence is looked at after the index: if the
+ * segment has begun anew before that, it tells. */
+static bool is_current(struct ts_file *file, const struct ts_file_head *head, uint32_t place)
+{
+	const struct ts_file_segment *segment = &file->segments[ts_file_segment_of(file, place)];
+
+	return head->key <= file->key_max && head->len_bytes <= file->frame_max_bytes &&
+	       atomic_load(&file->places[head->key]) == place &&
+	       atomic_load(&file->sizes[head->key]) == ts_file_units(file, head->len_bytes) &&
+	       atomic_load(&segment->sequence) == head->sequence;
+}
+
+void ts_file_reader_around(struct ts_reader *base, uint32_t len_bytes)
+{
+	TS_CONTAINER(base, struct reader, base)->around_bytes = len_bytes;
+}
+
+int ts_file_mates(struct ts_reader *base, const struct ts_get *request,
+		  struct ts_store_mate *mates, unsigned mates_max)
+{
+	struct ts_file *file = file_of(TS_CONTAINER(base, struct reader, base));
+	struct ts_file_head own, head;
+	uint32_t len_bytes, at = 0, head_at;
+	uint64_t first = blocks_of(file, request, &len_bytes);
+	unsigned nr = 0;
+
+	len_bytes = (uint32_t)request->store_priv[PRIV_DONE];
+	memcpy(&own, (uint8_t *)request->buf + request->off_bytes - sizeof(own), sizeof(own));
+	while (nr < mates_max && ts_file_walk(file, request->buf, len_bytes, own.sequence, &at,
+					      &head, &head_at)) {
+		uint32_t place = (uint32_t)((first + head_at) >> file->unit_shift);
+
+		if (head.key == request->key || !is_current(file, &head, place))
+			continue;
+		mates[nr++] = (struct ts_store_mate){
+			.key = head.key, .off_bytes = head_at + TS_FILE_HEAD_BYTES,
+			.len_bytes = head.len_bytes,
+		};
+	}
+	return (int)nr;
+}
+
+/* ---- reap -------------------------------------------------------------------------------- */
 
 /* The next completion, or NULL when there is none yet. */
 static struct io_uring_cqe *next_cqe(struct reader *reader)

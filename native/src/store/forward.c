@@ -287,6 +287,32 @@ int ts_store_reap(struct ts_reader *reader, struct ts_get **done, unsigned done_
 	return result;
 }
 
+int ts_store_mates(struct ts_reader *reader, const struct ts_get *request,
+		   struct ts_store_mate *mates, unsigned mates_max)
+{
+	struct guard *guard = guard_of(reader->store);
+
+	if (!guard->call.mates)
+		return TS_EUNSUPPORTED;
+	int result = guard->call.mates(((struct guard_reader *)reader)->inner, request, mates,
+				       mates_max);
+	TS_ASSERT(result >= 0 && (unsigned)result <= mates_max);
+	for (int i = 0; i < result; i++)
+		TS_ASSERT(mates[i].key <= guard->limits.key_max &&
+			  mates[i].off_bytes <= request->cap_bytes &&
+			  mates[i].len_bytes <= request->cap_bytes - mates[i].off_bytes);
+	return result;
+}
+
+void ts_store_reader_around(struct ts_reader *reader, uint32_t len_bytes)
+{
+	struct guard *guard = guard_of(reader->store);
+
+	TS_ASSERT(len_bytes % TS_PAGE_BYTES == 0 && !(len_bytes & (len_bytes - 1)));
+	if (guard->call.reader_around)
+		guard->call.reader_around(((struct guard_reader *)reader)->inner, len_bytes);
+}
+
 int ts_store_reader_fd(struct ts_reader *reader)
 {
 	struct guard *guard = guard_of(reader->store);

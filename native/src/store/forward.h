@@ -17,6 +17,15 @@ int ts_guard_create(struct ts_store *inner, const struct ts_store_ops *ops, stru
  * there is none.  How a control function finds its wrapper. */
 struct ts_store *ts_guard_find(struct ts_store *store, const struct ts_store_ops *ops);
 
+/* What the read of a completed request has brought along (ts_store_ops.mates); TS_EUNSUPPORTED:
+ * this store does not say.  A wrapper does not: it would have to treat them like frames that were
+ * asked for. */
+int ts_store_mates(struct ts_reader *reader, const struct ts_get *request,
+		   struct ts_store_mate *mates, unsigned mates_max);
+
+/* ts_store_ops.reader_around, if the store has it. */
+void ts_store_reader_around(struct ts_reader *reader, uint32_t len_bytes);
+
 /* @ops of a store that may be compiled against an older header: missing members are NULL.
  * Fails with TS_EVERSION or TS_ECONFIG if a required one is missing. */
 int ts_ops_complete(const struct ts_store_ops *ops, struct ts_store_ops *ops_out);

@@ -6,6 +6,7 @@
  *
  *   bench_skew way=resident|ours|swap corpus=FILE pages=N requests=N [work=N] [memory=anon|memfd]
  *              [budget_pct=30] [interval_ms=N] [seed=N] [codec=] [range=] (way_ours.h)
+ *     cpu=N    the guest's CPU
  *     swap:    cgroup=FOLDER whose limit the caller has set
  *
  * The first third of the requests is not measured: in it the memory shrinks to its budget. */
@@ -89,6 +90,8 @@ int main(int argc, char **argv)
 	memory_fill(&memory, arg_text(&args, "corpus", ""));
 	if (is_ours)
 		start_cycle(&args, &memory);
+	/* Now, so that the engine's threads are not bound to it as well. */
+	pin_to((int64_t)arg_number(&args, "cpu", UINT64_MAX));
 	sum = serve(&memory, 0, nr_requests / 3, &state);
 	struct span span = span_begin();
 	sum ^= serve(&memory, nr_requests / 3, nr_requests, &state);

@@ -140,6 +140,7 @@ static void ours_close(void)
 		json_number(name, (double)stats->stages[i].sum_ns);
 	}
 	json_number("faults", (double)stats->nr_faults);
+	json_number("restored", (double)stats->nr_restored);
 	ts_engine_close(ours.engine);
 }
 
