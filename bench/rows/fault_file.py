@@ -2,10 +2,11 @@
 """Row 8: a random fault from the file tier.
 
 Measured: the guest's touch of a page that is in a file, random order, median; lz4, ranges of
-4 KiB, and nothing but the page (restore = page): else half of the touches would be no faults.  Against (a): a handler that does one O_DIRECT pread of 4 KiB, decodes, and copies.  Against
-(b): kernel swap on a file of the same disk, readahead off (its best for random faults), the swap
-cache emptied by a control group before the touches.  Fair because all three bring back the same
-pages from the same disk past the page cache, one at a time.
+4 KiB, and the page alone (restore = page), so that every touch is a fault.  Against (a): a handler
+that does one O_DIRECT pread of 4 KiB, decodes, and copies.  Against (b): kernel swap on a file of
+the same disk, readahead off (its best for random faults), the swap cache emptied by a control group
+before the touches.  Fair because all three bring back the same pages from the same disk past the
+page cache, one at a time.
 """
 
 from __future__ import annotations
