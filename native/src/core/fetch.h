@@ -17,7 +17,7 @@ struct ts_fetch_slot {
 	uint8_t tier, nr_tries;
 	bool is_busy;
 	bool is_decoded;              /* it is the frame in raw */
-	uint32_t around_bytes;        /* to be read with it, for its mates; 0: no more than needed */
+	uint32_t around_bytes;        /* to be read with it, for its mates; or 0 */
 	struct ts_shard *shard;
 	uint32_t page;
 	uint32_t flags;
