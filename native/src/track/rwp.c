@@ -27,6 +27,9 @@
 #include "track/touched.h"
 #include "track/track.h"
 
+/* 8 MiB, should all of them be there after all: 140 us. */
+enum { SPARSE_PAGES_MAX = 2048 };
+
 static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
 {
 	int rc = ts_uffd_rwprotect(shard->uffd, addr, len_bytes, true);
@@ -55,6 +58,7 @@ const struct ts_tracker_ops ts_tracker_rwp_ops = {
 	.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC,
 	.uffd_modes = UFFDIO_REGISTER_MODE_RWP,
 	.can_recheck = true,
+	.sparse_pages_max = SPARSE_PAGES_MAX,
 	.deactivate = deactivate,
 	.touched = touched,
 };
@@ -66,6 +70,7 @@ const struct ts_tracker_ops ts_tracker_rwp_memfd_ops = {
 			 UFFD_FEATURE_MINOR_SHMEM,
 	.uffd_modes = UFFDIO_REGISTER_MODE_RWP | UFFDIO_REGISTER_MODE_MINOR,
 	.can_recheck = true,
+	.sparse_pages_max = SPARSE_PAGES_MAX,
 	.is_proof = true,
 	.deactivate = deactivate,
 	.touched = touched,

@@ -9,7 +9,18 @@
 #include "os/uffd.h"
 #include "track/age.h"
 
-enum { HUGE_PAGES = 512 };  /* a huge page, in pages */
+enum {
+	HUGE_PAGES = 512,  /* a huge page, in pages */
+	/* A call that is over sooner than this had few pages, and the next one may be twice as
+	 * long; half as long after one that took more than that. */
+	SHORT_CALL_NS = 40000,
+	LONG_CALL_NS = 100000,
+};
+
+/* Pages that the next deactivate may take: whole huge pages. */
+struct pace {
+	uint32_t pages, pages_min, pages_max;
+};
 
 static bool zap_works(const struct ts_probe *probe)
 {
@@ -134,9 +145,9 @@ static uint32_t pages_allowed(struct ts_region *region, uint32_t page, uint32_t 
 
 /* Mapped pages from `page` on that one call can take: contiguous in address, all ours, and at the
  * most to a huge page's end, for a call on part of a huge page splits it.  The gate is held. */
-static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint64_t *addr_out)
+static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, uint32_t max,
+			   uint64_t *addr_out)
 {
-	uint32_t max = TS_MAX(shard->region->tracker->call_pages_max, (uint32_t)HUGE_PAGES);
 	uint32_t run = 0;
 	uint64_t addr = ts_shard_addr(shard, page, &run);
 
@@ -147,31 +158,50 @@ static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, 
 	return pages_allowed(shard->region, page, TS_MIN(run, end - page));
 }
 
+static struct pace start_pace(const struct ts_tracker_ops *tracker)
+{
+	uint32_t pages = TS_MAX(tracker->call_pages_max, (uint32_t)HUGE_PAGES);
+
+	return (struct pace){ pages, pages, TS_MAX(tracker->sparse_pages_max, pages) };
+}
+
+static void set_pace(struct pace *pace, uint32_t nr_pages, ts_mono_ns took_ns)
+{
+	if (took_ns > LONG_CALL_NS)
+		pace->pages = TS_MAX(pace->pages / 2, pace->pages_min);
+	else if (took_ns < SHORT_CALL_NS && nr_pages > pace->pages / 2)
+		pace->pages = TS_MIN(pace->pages * 2, pace->pages_max);
+}
+
 /* The gate is shared during the call (some 30 us), and nothing is done while an event is under way:
  * what is mapped at an address that the guest has unmapped may be anything, and is not ours to zap.
  * A page that is left out counts as touched. */
-static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end)
+static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end, struct pace *pace)
 {
+	ts_mono_ns start_ns = ts_now_ns();
 	uint64_t addr;
 	int rc = 0;
 
 	ts_gate_share(&shard->gate);
-	uint32_t nr_pages = call_pages(shard, *page, end, &addr);
+	uint32_t nr_pages = call_pages(shard, *page, end, pace->pages, &addr);
 	if (nr_pages && !ts_uffd_is_changing(shard->uffd))
 		rc = shard->region->tracker->deactivate(shard, addr,
 							(uint64_t)nr_pages << TS_PAGE_SHIFT);
 	ts_gate_unshare(&shard->gate);
+	set_pace(pace, nr_pages, ts_now_ns() - start_ns);
 	*page += TS_MAX(nr_pages, 1);
 	return rc;
 }
 
 int ts_track_deactivate(struct ts_region *region)
 {
+	struct pace pace = start_pace(region->tracker);
+
 	for (uint32_t page = 0; page < region->nr_pages;) {
 		struct ts_shard *shard = ts_region_shard(region, page);
 		uint32_t end = (page / region->pages_per_shard + 1) * region->pages_per_shard;
 		int rc = ts_word_is(ts_word_load(&region->words[page]), TS_GONE) ? (page++, 0) :
-			 deactivate_next(shard, &page, TS_MIN(end, region->nr_pages));
+			 deactivate_next(shard, &page, TS_MIN(end, region->nr_pages), &pace);
 		if (rc)
 			return ts_fail(rc, "%s: deactivate by %s: %s", region->name,
 				       region->tracker->name, ts_strerror(rc));

@@ -36,6 +36,9 @@ struct ts_tracker_ops {
 	/* Pages of one deactivate() that take no more than some 30 us, for a fault may have to wait
 	 * so long: whole huge pages; 0: one. */
 	uint32_t call_pages_max;
+	/* The same where few pages are there, found out by how long the calls take: most of a call
+	 * is then its flush of the other CPUs' translations.  0: call_pages_max. */
+	uint32_t sparse_pages_max;
 
 	/* From now on touches of [addr, addr + len) are noticed.  0 or -errno. */
 	int (*deactivate)(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes);

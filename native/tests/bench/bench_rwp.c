@@ -3,8 +3,9 @@
  * bench_rwp.c — what noticing touches costs on Linux 7.3, by ts_region_deactivate() and
  * ts_region_scan(), beside the bare ioctls on memory of the same shape, in the same run, in turn.
  *
- *   bench_rwp [rounds=N] [MiB[/EVERY] ...]   default: 256 1024/16 4096/64; EVERY: only each
- *                                            so-manieth page is there
+ *   bench_rwp [rounds=N] [evict_threads=N] [MiB[/EVERY] ...]
+ *
+ * Default: 256 1024/16 4096/64; EVERY: only each so-manieth page is there; 0: windows alone.
  *
  * Prints nanoseconds for each page that is there, medians: "first" with nothing protected, "again"
  * with all of it protected already, "none" and "all" by how many pages were touched.  The last line
@@ -42,6 +43,7 @@ struct memory {
 };
 
 static uint64_t rounds = 7;
+static uint32_t nr_evict_threads; /* 0: the default */
 static double bare_ns[NR_FIGURES][ROUNDS_MAX], ours_ns[NR_FIGURES][ROUNDS_MAX];
 
 static double now_ns(void)
@@ -150,7 +152,10 @@ static void ours_open(const struct memory *memory, int fd)
 		.tracker = TS_TRACKER_RWP,
 	};
 
-	CHECK_EQ(ts_engine_open(NULL, &engine), 0);
+	struct ts_engine_options engine_options = { .size = sizeof(engine_options),
+						    .nr_evict_threads = nr_evict_threads };
+
+	CHECK_EQ(ts_engine_open(&engine_options, &engine), 0);
 	CHECK_EQ(ts_engine_add_tier(engine, &tier), 0);
 	CHECK_EQ(ts_engine_start(engine), 0);
 	CHECK_EQ(ts_region_attach(engine, &options, &region), 0);
@@ -277,6 +282,10 @@ static double ours_window_ns(void)
 	CHECK_EQ(done.nr_evicted, WINDOWS * WINDOW_PAGES);
 	CHECK_EQ(ts_stats_get(engine, region, &stats), 0);
 	CHECK(windows->count > 0);
+	printf("windows: %llu, p50 %.1f us, p99 %.1f us, max %.1f us\n",
+	       (unsigned long long)windows->count,
+	       (double)ts_hist_percentile_ns(windows, 0.5) / 1e3,
+	       (double)ts_hist_percentile_ns(windows, 0.99) / 1e3, (double)windows->max_ns / 1e3);
 	return (double)windows->sum_ns;
 }
 
@@ -296,33 +305,46 @@ static void run_windows(void)
 	double start = now_ns();
 	for (uint64_t page = 0; page < PAGES; page += WINDOW_PAGES)
 		bare_window(&bare, bare_fd, page);
-	double bare_total = now_ns() - start;
-	print_figure(MIB, PAGES, "memfd: a window", bare_total / PAGES, ours_window_ns() / PAGES);
+	double bare_total = now_ns() - start, ours_total = ours_window_ns();
+	print_figure(MIB, PAGES, "memfd: a window", bare_total / PAGES, ours_total / PAGES);
 	close_both(&bare, &ours);
 	CHECK_EQ(close(bare_fd), 0);
 	CHECK_EQ(close(ours_fd), 0);
 }
 
+/* "name=N" in front of the sizes. */
+static bool take_option(const char *word)
+{
+	unsigned long long value;
+
+	if (sscanf(word, "rounds=%llu", &value) == 1) {
+		CHECK(value > 0 && value <= ROUNDS_MAX);
+		rounds = value;
+		return true;
+	}
+	if (sscanf(word, "evict_threads=%llu", &value) == 1) {
+		nr_evict_threads = (uint32_t)value;
+		return true;
+	}
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	static char *const usual[] = { "256", "1024/16", "4096/64" };
-	char *const *sizes = argv + 1;
-	int nr_sizes = argc - 1;
+	int first = 1;
 
-	if (nr_sizes && sscanf(sizes[0], "rounds=%llu", (unsigned long long *)&rounds) == 1) {
-		CHECK(rounds > 0 && rounds <= ROUNDS_MAX);
-		sizes++;
-		nr_sizes--;
-	}
-	if (nr_sizes == 0) {
-		sizes = usual;
-		nr_sizes = 3;
-	}
+	while (first < argc && take_option(argv[first]))
+		first++;
+	char *const *sizes = first < argc ? argv + first : usual;
+	int nr_sizes = first < argc ? argc - first : 3;
+
 	printf("%-40s %17s %8s  %5s\n", "ns a page", "bare", "ours", "ratio");
 	for (int i = 0; i < nr_sizes; i++) {
 		unsigned long long mib, every = 1;
-		CHECK(sscanf(sizes[i], "%llu/%llu", &mib, &every) >= 1 && mib && every);
-		run(mib, every);
+		CHECK(sscanf(sizes[i], "%llu/%llu", &mib, &every) >= 1 && every);
+		if (mib)
+			run(mib, every);
 	}
 	run_windows();
 	return 0;

@@ -366,4 +366,18 @@ static inline void race_run(struct race *race, int phase, race_fn first, const r
 			actor_join(&actors[i], i ? "an actor" : "the parked one");
 }
 
+/* The same with one other who needs nothing of the parked one, and is back before the release. */
+static inline void race_run_meanwhile(struct race *race, int phase, race_fn first, race_fn other)
+{
+	struct actor parked, actor;
+
+	ts_hook_park(phase);
+	actor_start_in(race, first, &parked);
+	race_wait(phase);
+	actor_start_in(race, other, &actor);
+	actor_join(&actor, "who needs nothing of the parked one");
+	ts_hook_release(phase);
+	actor_join(&parked, "the parked one");
+}
+
 #endif

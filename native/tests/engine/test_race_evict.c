@@ -44,9 +44,8 @@ static void cancelled_page_stays(void)
 {
 	for (int is_memfd = 0; is_memfd < 2; is_memfd++) {
 		struct race race = { .options.restore = TS_RESTORE_PAGE };
-		static const race_fn write[] = { do_write };
 		race_open(&race, is_memfd);
-		race_run(&race, TS_PHASE_TAKEN, do_evict, write, 1);
+		race_run_meanwhile(&race, TS_PHASE_TAKEN, do_evict, do_write);
 		struct ts_stats *stats = guest_stats(&race.guest);
 		CHECK_EQ(stats->nr_resident, 1);
 		CHECK_EQ(stats->nr_cancelled, 1);
