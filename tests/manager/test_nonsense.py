@@ -6,6 +6,7 @@ The lies are those of native/tests/vmm/wrong.h.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.manager.support import Serve, Vmm, shared, until
@@ -15,10 +16,12 @@ __all__ = ["shared"]
 LIES = [
     *("unregistered", "unmapped", "overlap", "wrap", "unaligned", "empty-region", "no-regions"),
     *("many-regions", "negative", "fraction", "text", "missing-key", "huge-offset", "version"),
+    "other-offset",
     *("mode", "pid", "no-mode", "type", "truncated", "huge-length", "zero-length", "duplicate"),
     *("nested", "garbage", "long", "no-fd", "null-fd", "many-fds"),
 ]
-ANYTHING = {"unregistered", "unmapped", "huge-offset", "version", "mode", "pid", "no-mode", "type",
+ANYTHING = {"unregistered", "unmapped", "huge-offset", "other-offset", "version", "mode", "pid",
+            "no-mode", "type",
             "huge-length", "zero-length", "no-regions"}  # fmt: skip
 """Of no meaning for Firecracker, or waited out: `[]` is too short to tell who speaks."""
 
@@ -47,6 +50,19 @@ def test_every_lie_of_cloud_hypervisor_is_refused(shared: Serve) -> None:
     assert "Traceback" not in shared.log
     assert "internal error" not in shared.log
     until(lambda: nr_open(shared) <= before, "descriptors to be closed")
+
+
+def test_another_offset_than_that_of_the_mapping_is_named(shared: Serve) -> None:
+    """Pages would be punched out of the file where others lie."""
+    for options in (["--memfds"], ["--one-memfd", "--ranges", "4M,2M"]):
+        with Vmm(shared.socket, "--wrong", "other-offset", *options) as vmm:
+            assert vmm.event("handoff")["result"] == "closed"
+            said = (
+                rf"vmm_double-{vmm.pid} on \S+: refused: it says that 0x\w+ lies at 0x(\w+) of "
+                r"its file, and the kernel says at 0x(\w+)"
+            )
+            found = until(lambda said=said: re.search(said, shared.log), "the refusal")
+            assert int(found[1], 16) == int(found[2], 16) + 4096
 
 
 def test_every_lie_of_firecracker_is_refused(shared: Serve) -> None:

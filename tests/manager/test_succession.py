@@ -12,6 +12,8 @@ import pytest
 
 from tests.manager.support import CONFIG, MIB, Serve, Vmm, until
 from tests.manager.test_vms import evicted, stored_pages
+from tests.vmm.double import write_snapshot
+from tierstore.training import train_dictionary
 
 Start = Callable[[], Serve]
 
@@ -42,6 +44,49 @@ def test_a_vm_outlives_its_manager(number: int, start: Start) -> None:
             assert vmm.ask("resume")["result"] == "ready"
             assert evicted(second, vmm)["is_connected"]
             vmm.verify()
+
+
+def train(folder: Path, name: str, pages: slice) -> Path:
+    """A dictionary of the guest's own pages; not the same for others of them."""
+    write_snapshot(folder / "ram", "--ranges", "16M", "--seed", "1")
+    data = (folder / "ram").read_bytes()
+    samples = [data[at : at + 4096] for at in range(0, len(data), 4096)][pages]
+    training = train_dictionary(samples, level=3, gain_min=-1e9)
+    assert training.dictionary is not None, training.reason
+    path = folder / name
+    path.write_bytes(training.dictionary)
+    return path
+
+
+def test_dictionaries_outlive_the_manager_that_used_them(tmp_path: Path) -> None:
+    """Frames name their dictionary; the next manager may be given another one."""
+
+    def serve_with(dictionary: Path) -> Serve:
+        tier = f'store = "file"\npath = "{tmp_path / "cold"}"\ndictionary = "{dictionary}"'
+        config = CONFIG.replace('store = "ram"', tier)
+        return Serve(tmp_path, "--state", str(tmp_path / "state"), config=config)
+
+    def used(manager: Serve) -> int:
+        return int(manager.stat()["engines"][0]["tiers"][0]["dict_id"])
+
+    one = train(tmp_path, "one.dict", slice(0, 2000))
+    other = train(tmp_path, "other.dict", slice(2000, 4000))
+    assert one.read_bytes() != other.read_bytes()
+    with serve_with(one) as first, Vmm(first.socket, "--seed", "1", mib=16).handed_over() as vmm:
+        evicted(first, vmm)
+        ids = {used(first)}
+        first.end(signal.SIGKILL)
+        with serve_with(other) as second:
+            until(lambda: second.vm(vmm.pid), "the VM to be taken back")
+            # Frames of the dead manager's are read, and others come.
+            vmm.verify()
+            evicted(second, vmm)
+            ids.add(used(second))
+            second.end(signal.SIGKILL)
+        with serve_with(one) as third:
+            until(lambda: third.vm(vmm.pid), "the VM to be taken back")
+            vmm.verify()
+    assert 0 not in ids and len(ids) == 2
 
 
 GATE = """

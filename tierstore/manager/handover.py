@@ -129,7 +129,8 @@ def _fill(plan: Plan, handoff: Handoff, peer: Peer, features: int, memfds: Seque
     if (plan.modes ^ claimed) - {"RWP_ASYNC"}:
         told, found = "|".join(sorted(claimed)), "|".join(sorted(plan.modes))
         plan.remarks.append(f"it says that it registered {told}, and the kernel says {found}")
-    plan.ranges = _backed(plan, peer, parts, memfds) or _bare(handoff.pieces)
+    backed = _backed(plan, peer, parts, memfds, is_snapshot=handoff.is_snapshot)
+    plan.ranges = backed or _bare(handoff.pieces)
     _open_pagemap(plan, peer)
 
 
@@ -142,16 +143,37 @@ def _bare(pieces: Sequence[Piece]) -> list[Range]:
     return [Range(piece.addr, piece.len_bytes, piece.offset) for piece in pieces]
 
 
+def _check_offset(mapping: Mapping, piece: Piece) -> None:
+    """Whoever is wrong about where its memory lies may be wrong about what lies there, too."""
+    known = mapping.offset + piece.addr - mapping.start
+    if piece.offset != known:
+        raise MessageError(
+            f"it says that {piece.addr:#x} lies at {piece.offset:#x} of its file, and the kernel "
+            f"says at {known:#x}: tell the offset in the memfd that is mapped there"
+        )
+
+
 def _backed(
-    plan: Plan, peer: Peer, parts: Sequence[tuple[Mapping, Piece]], memfds: Sequence[int]
+    plan: Plan,
+    peer: Peer,
+    parts: Sequence[tuple[Mapping, Piece]],
+    memfds: Sequence[int],
+    *,
+    is_snapshot: bool = False,
 ) -> list[Range]:
-    """The ranges with their files; none if any of them has no file that may be punched."""
+    """The ranges with their files; none if any of them has no file that may be punched.
+
+    ``is_snapshot``: a piece's offset is in the snapshot, and not in the file behind it.
+    """
     private = [piece for mapping, piece in parts if not mapping.is_shared]
     if private:
         if len(private) < len(parts):
             plan.remarks.append(f"{private[0]} is private memory, so nothing is evicted")
         return []
     found: list[Range] = []
+    for mapping, piece in parts:
+        if not is_snapshot:
+            _check_offset(mapping, piece)
     for mapping, piece in parts:
         fd = addresses.open_backing(peer.pid, mapping, memfds)
         if fd is None:

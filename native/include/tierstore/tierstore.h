@@ -326,7 +326,8 @@ struct ts_adopt_options {
  * answer no fault itself.
  * Errors: TS_ECONFIG (not a userfaultfd; ranges that make no sense), TS_EALIGN, TS_EOVERLAP,
  * TS_EREGISTERED (this userfaultfd is adopted already, or another has the range), TS_EBACKING (a
- * range is not registered with it; the descriptor is no memfd, or too small), TS_ESTATE (the
+ * range is not registered with it; the descriptor is no memfd, or too small, or not what its
+ * process maps there, which is looked up if there is a pagemap_fd), TS_ESTATE (the
  * process is gone), TS_ELIMIT, TS_EUNSUPPORTED. */
 TS_API int ts_region_adopt(struct ts_engine *engine, const struct ts_adopt_options *options,
 			   struct ts_region **region_out);

@@ -167,6 +167,8 @@ static int add_range(struct ts_region *region, const struct ts_remote_range *ran
 	/* Ranges that came while nobody served are not written down yet. */
 	bool is_new = region->nr_resumed && first_page >= region->nr_resumed;
 	int rc = ts_adopt_check_registered(region, range);
+	if (!rc)
+		rc = ts_adopt_check_mapping(range, region->pagemap_fd, region->name);
 	if (!rc && is_new)
 		rc = ts_adopt_grow(region, range);
 	if (!rc)

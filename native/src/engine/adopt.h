@@ -15,6 +15,9 @@ int ts_adopt_check_against(struct ts_region *region, const struct ts_remote_rang
 /* With the kernel: its process lives, and has registered it with the region's userfaultfd. */
 int ts_adopt_check_registered(const struct ts_region *region, const struct ts_remote_range *range);
 
+/* With its process's mappings, if a pagemap (-1: none) tells whose memory it is. */
+int ts_adopt_check_mapping(const struct ts_remote_range *range, int pagemap_fd, const char *name);
+
 /* TS_MODE_* as the kernel knows them, and what is to be registered for them. */
 uint32_t ts_adopt_true_modes(uint32_t modes, uint64_t features);
 uint64_t ts_adopt_uffd_modes(uint32_t modes, uint64_t features, bool is_shared);

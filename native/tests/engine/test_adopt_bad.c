@@ -241,6 +241,39 @@ static void ranges_that_make_no_sense(void)
 	vmm_end(&vmm);
 }
 
+/* Punching by a wrong offset would lose other pages than those that were stored. */
+static void backing_that_is_not_what_is_mapped(void)
+{
+	struct vmm vmm;
+	struct guest host = { 0 };
+	char path[64];
+
+	vmm_start(&vmm, &plan);
+	vmm_open_engine(&host, NR);
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm.pid);
+	struct ts_adopt_options options = vmm_options(&vmm, BOTH);
+	options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(options.pagemap_fd >= 0);
+	for (unsigned i = 0; i < options.nr_ranges; i++) {
+		struct ts_remote_range *range = &vmm.hello.ranges[i], good = *range;
+		range->backing_offset ^= GUEST_PAGE;
+		CHECK_EQ(ftruncate(range->backing_fd, (off_t)(NR * 8 * GUEST_PAGE)), 0);
+		refused(&host, options, TS_EBACKING, "its process maps it from");
+		*range = good;
+		range->backing_fd = vmm.memfds[range->backing_fd == vmm.memfds[0]];
+		CHECK_EQ(ftruncate(range->backing_fd, (off_t)(NR * 8 * GUEST_PAGE)), 0);
+		refused(&host, options, TS_EBACKING, "does not map the file");
+		*range = good;
+	}
+	/* Now it is right. */
+	vmm_adopt(&vmm, host.engine, options);
+	close(options.pagemap_fd);
+	CHECK_EQ(ts_region_detach(vmm.region), 0);
+	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
+	vmm_close_engine(&host);
+	vmm_end(&vmm);
+}
+
 /* What the kernel was asked for counts: with WP_ASYNC there is no guard, whatever is claimed. */
 static void a_guard_that_is_none_is_not_used(void)
 {
@@ -320,6 +353,7 @@ CHECK_MAIN({ "a_process_dies", a_process_dies },
 	   { "a_living_process_is_dropped", a_living_process_is_dropped },
 	   { "descriptors_that_are_none", descriptors_that_are_none },
 	   { "ranges_that_make_no_sense", ranges_that_make_no_sense },
+	   { "backing_that_is_not_what_is_mapped", backing_that_is_not_what_is_mapped },
 	   { "a_guard_that_is_none_is_not_used", a_guard_that_is_none_is_not_used },
 	   { "a_page_table_tells_of_writes", a_page_table_tells_of_writes },
 	   { "a_range_is_unregistered_behind_our_back", a_range_is_unregistered_behind_our_back })

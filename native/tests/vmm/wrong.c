@@ -19,6 +19,7 @@ enum {
 static const char *const names[] = {
 	"", "unregistered", "unmapped", "overlap", "wrap", "unaligned", "empty-region",
 	"no-regions", "many-regions", "negative", "fraction", "text", "missing-key", "huge-offset",
+	"other-offset",
 	"version", "mode", "pid", "no-mode", "type", "truncated", "huge-length", "zero-length",
 	"duplicate", "nested", "garbage", "long", "no-fd", "null-fd", "two-fds", "many-fds",
 };
@@ -77,6 +78,8 @@ static void lie_about(const struct handoff *handoff, const struct ram *ram,
 		snprintf(region->len, sizeof(region->len), "\"4096\"");
 	if (wrong_is(handoff, "huge-offset"))
 		region->offset_bytes = UINT64_MAX - 4095;
+	if (wrong_is(handoff, "other-offset"))
+		region->offset_bytes += 4096;
 }
 
 unsigned wrong_regions(const struct handoff *handoff, const struct ram *ram,

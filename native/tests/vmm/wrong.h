@@ -4,6 +4,7 @@
  *
  * Lies about regions     unregistered unmapped overlap wrap unaligned empty-region no-regions
  *                        many-regions negative fraction text missing-key huge-offset
+ *                        other-offset
  * Lies beside them       version mode pid no-mode type
  * Bad bytes              truncated huge-length zero-length duplicate nested garbage long
  * Bad descriptors        no-fd null-fd two-fds many-fds
