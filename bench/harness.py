@@ -40,7 +40,7 @@ class Sizes:
 
 
 SMOKE = Sizes(2048, 1, False, 2048, 256 << 20, 2000)
-REAL = Sizes(32768, 5, True, 16384, 16 << 30, 150_000)
+REAL = Sizes(32768, 5, True, 16384, 16 << 30, 200_000)
 
 
 @dataclass

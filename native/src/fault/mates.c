@@ -9,7 +9,7 @@ enum {
 	MATES_MAX = 32,
 	GROUP_SHIFT = 9,      /* 2 MiB: what leaves together, and shares blocks */
 	CONTROL_SHIFT = 28,   /* a sixteenth of the hashes */
-	SAMPLE_MATES = 64,    /* a decision's basis */
+	SAMPLE_MATES = 128,   /* a decision's basis */
 	WORTH_OF = 8,
 };
 
@@ -104,9 +104,10 @@ void ts_mates_plan(struct ts_fetch_slot *slot)
 {
 	struct ts_region *region = slot->shard->region;
 
-	slot->around_bytes = may_have_mates(slot) && !is_control(slot->page) &&
+	slot->around_bytes = may_have_mates(slot) &&
 			     region->engine->tiers[slot->tier].range_pages == 1 &&
-			     is_worth_it(region) ? TS_MATES_AROUND_BYTES : 0;
+			     (is_control(slot->page) || is_worth_it(region)) ?
+			     TS_MATES_AROUND_BYTES : 0;
 }
 
 void ts_mates_serve(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
@@ -123,9 +124,9 @@ void ts_mates_serve(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 		uint32_t page;
 		if (!page_of(region, slot, &mates[i], &page))
 			continue;
-		if (is_example)
+		if (is_example && is_control(page))
 			learn(region, page, (uint32_t)mates[i].key);
-		else if (!is_control(page))
+		else if (!is_example && !is_control(page))
 			bring(ctx, slot, &mates[i], page, nr_freed);
 	}
 	if (is_example && nr_mates >= 0)

@@ -8,7 +8,7 @@
  * in sixteen pieces of 2 MiB, whose mates are never brought along.  In it, a fault counts how many
  * of its block's pages had to be fetched not long before and are still there: so many of its mates
  * would not have come in vain.  Where that is at least one in eight, mates come along outside of
- * the control group.
+ * the control group, from a wider stretch of the disk, which takes little longer to read.
  *
  * For regions with TS_RESTORE_AUTO, stores that know their mates, and frames of one page.
  */

@@ -48,7 +48,7 @@ enum {
 	TS_FAULT_DEPTH_MAX = 32,
 	/* What is read around a frame whose neighbours on the disk are wanted, too: a disk gives it
 	 * in little more time than one block (bench/README.md). */
-	TS_MATES_AROUND_BYTES = 16384,
+	TS_MATES_AROUND_BYTES = 32768,
 	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be
 	 * read. */
 	TS_DEFER_MAX = 256,
