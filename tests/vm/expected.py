@@ -3,7 +3,8 @@
 
 A program that skips and is not listed here fails the rung; so does one that is listed and runs.  A
 skip is listed with a part of its own reason.  Facts are the programs of native/tests/kernel, all of
-which run on every rung; PROGRAMS are those with an engine in them that run there as well.
+which run on every rung; PROGRAMS are those with an engine in them that run there as well.  The rest
+of native/tests/engine is in ELSEWHERE, by reason (tests/tidy/test_rungs.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,32 @@ PROGRAMS = [
     "test_pitfalls",
     "test_journey",
     "test_thp",
+    "test_events",
+    "test_moves",
+    "test_swap",
+    "test_huge_memfd",
 ]
+
+# Programs of native/tests/engine that run on this machine's kernel alone, and why that will do.
+ELSEWHERE = {
+    "stores, codecs, frames and words; what the kernel does for it is asked by test_journey": [
+        "test_image", "test_ladder", "test_many", "test_mates", "test_resume", "test_share",
+        "test_store_trouble", "test_walk",
+    ],
+    "where a thread runs, which is as good as Linux's scheduler was ever since": ["test_place"],
+    "injected failures, the same whatever kernel they are injected into": [
+        "test_flood", "test_nth_ladder", "test_nth_lasting", "test_nth_once",
+    ],
+    "threads that have moments of 15 ms for what they do, which emulation makes another race; the "
+    "races of a new kernel are test_rwp_stress's": [
+        "test_race_evict", "test_race_fault", "test_race_ladder",
+    ],
+    "another process's memory, in its own modes; where those differ test_adopt_rwp and "
+    "test_resume_rwp ask": ["test_adopt", "test_adopt_bad", "test_resume_vmm"],
+    "faults as signals, as since Linux 4.14: test_sigbus_feature": [
+        "test_inthread", "test_serve_call",
+    ],
+}  # fmt: skip
 
 # Features that depend on the kernel's settings rather than on its version.
 SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
@@ -31,6 +57,12 @@ SETTINGS = {"has_thp_anon", "has_thp_shmem", "uffd_dev"}
 def facts() -> list[str]:
     """Names of the programs that ask the kernel alone."""
     folder = Path(__file__).resolve().parents[2] / "native/tests/kernel"
+    return sorted(path.stem for path in folder.glob("test_*.c"))
+
+
+def engine_programs() -> list[str]:
+    """Names of the programs that have an engine in them."""
+    folder = Path(__file__).resolve().parents[2] / "native/tests/engine"
     return sorted(path.stem for path in folder.glob("test_*.c"))
 
 
@@ -51,6 +83,7 @@ class Rung:
 RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp")]
 RWP_TESTS = [
     "test_adopt_rwp",
+    "test_huge_memfd.pages_leave_one_by_one",
     "test_resume_rwp",
     "test_pitfalls.unprotected_is_touched",
     "test_rwp.cold_is_the_complement",
@@ -84,7 +117,14 @@ LADDER = {
         skips={
             "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if "rwp" in t)],
             "Linux 6.13": ["test_madvise_remote"],
-            "MOVE, Linux 6.8": ["test_journey", "test_pitfalls", "test_thp"],
+            "MOVE, Linux 6.8": [
+                "test_events",
+                "test_journey",
+                "test_moves",
+                "test_pitfalls",
+                "test_swap",
+                "test_thp",
+            ],
             "MOVE: Linux 6.8": [
                 "test_event_remove_race",
                 "test_event_stops_ioctls",
@@ -111,6 +151,7 @@ LADDER = {
             ],
             "PAGEMAP_SCAN: Linux 6.7": [
                 "test_fault_around",
+                "test_huge_memfd",
                 "test_memfd_wp_guard",
                 "test_read_order",
                 "test_scan_walk_end",

@@ -53,17 +53,17 @@ static void swapped(bool is_memfd)
 	struct guest guest = { 0 };
 	char path[160];
 
-	alarm(110);
-	guest_map(&guest, PAGES, is_memfd);
+	alarm(300);
+	guest_map(&guest, check_rounds(PAGES), is_memfd);
 	guest_open(&guest);
+	guest_add_ladder(&guest);
+	CHECK_EQ(ts_engine_start(guest.engine), 0);
+	guest_attach(&guest, (struct ts_region_options){ .probation_ms = 20 });
 	snprintf(path, sizeof(path), "%s", guest_path(&guest, "swap"));
 	if (!swap_on(path)) {
 		guest_close(&guest);
 		SKIP("no swap file can be had here (not root, or a file system without)");
 	}
-	guest_add_ladder(&guest);
-	CHECK_EQ(ts_engine_start(guest.engine), 0);
-	guest_attach(&guest, (struct ts_region_options){ .probation_ms = 20 });
 	run_guest(&guest, check_rounds(2 * PAGES));
 	uint64_t nr_wrong = atomic_load(&guest.nr_wrong);
 	ts_engine_close(guest.engine);
