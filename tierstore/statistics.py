@@ -151,7 +151,8 @@ class RegionStatistics:
     faults: FaultCounts
     evictions: EvictionCounts
     held_bytes: tuple[int, ...] = ()
-    """What its pages take in each tier, to a hundredth, without the stores' overhead."""
+    """What its pages take in each tier, to a hundredth, without the stores' overhead; 0 for one
+    without a ``share_weight``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

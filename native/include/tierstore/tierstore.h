@@ -561,7 +561,7 @@ struct ts_stats {
 	struct ts_tier_stats tiers[TS_TIER_MAX];
 	struct ts_hist stages[TS_STAGE_COUNT];
 	/* By tier: what the region's frames take, or all regions', to a hundredth; without the
-	 * store's overhead, and without images. */
+	 * store's overhead, and without images.  Of regions with a share_weight; else 0. */
 	uint64_t held_bytes[TS_TIER_MAX];
 };
 

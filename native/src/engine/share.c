@@ -79,6 +79,8 @@ void ts_share_note_resumed(struct ts_engine *engine, struct ts_region *region)
 	uint64_t page_bytes[TS_TIER_MAX];
 	struct ts_frames *frames = &engine->frames;
 
+	if (!region->share_weight)
+		return;
 	for (unsigned t = 0; t < engine->nr_tiers; t++)
 		page_bytes[t] = page_bytes_in(&engine->tiers[t]);
 	for (uint32_t page = 0; page < region->nr_pages; page++) {

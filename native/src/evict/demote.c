@@ -200,7 +200,9 @@ static uint64_t add_merged(struct ts_demoter *demoter, struct ts_merge *merge)
 		ts_region_leave(merge->region);
 		return 0;
 	}
-	ts_frames_note_owner(&engine->frames, (uint32_t)frame, merge->region->slot, (uint64_t)len);
+	if (merge->region->share_weight)
+		ts_frames_note_owner(&engine->frames, (uint32_t)frame, merge->region->slot,
+				     (uint64_t)len);
 	demoter->items[demoter->nr_items] = (struct ts_put){
 		.key = (uint64_t)frame, .data = out, .len_bytes = (uint32_t)len };
 	demoter->merges[demoter->nr_items++] = *merge;

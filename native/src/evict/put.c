@@ -163,8 +163,9 @@ static void add_group(struct put *put, const struct group *group)
 		put->is_over = true;
 		return;
 	}
-	ts_frames_note_owner(&engine->frames, (uint32_t)frame, put->batch->region->slot,
-			     (uint64_t)len);
+	if (put->batch->region->share_weight)
+		ts_frames_note_owner(&engine->frames, (uint32_t)frame, put->batch->region->slot,
+				     (uint64_t)len);
 	put->items[put->nr_items] = (struct ts_put){ .key = (uint64_t)frame, .data = dst,
 						     .len_bytes = (uint32_t)len };
 	put->groups[put->nr_items++] = *group;

@@ -120,6 +120,7 @@ void ts_frames_note_owner(struct ts_frames *frames, uint32_t id, unsigned slot, 
 
 	TS_ASSERT(slot < TS_REGION_MAX && ts_frame_is_used(entry) && !atomic_load(&holding->owner));
 	length = TS_MIN(length, (uint64_t)UINT8_MAX);
+	atomic_store_explicit(&frames->has_holdings, true, memory_order_relaxed);
 	atomic_store(&holding->length, (uint8_t)length);
 	atomic_store(&holding->owner, (uint8_t)(slot + 1));
 	atomic_fetch_add(&frames->held_bytes[slot][ts_frame_tier(entry)],
@@ -128,7 +129,9 @@ void ts_frames_note_owner(struct ts_frames *frames, uint32_t id, unsigned slot, 
 
 unsigned ts_frames_owner(struct ts_frames *frames, uint32_t id)
 {
-	unsigned owner = atomic_load_explicit(&frames->holdings[id].owner, memory_order_relaxed);
+	bool has_holdings = atomic_load_explicit(&frames->has_holdings, memory_order_relaxed);
+	unsigned owner = has_holdings ? atomic_load_explicit(&frames->holdings[id].owner,
+							     memory_order_relaxed) : 0;
 
 	return owner ? owner - 1 : TS_REGION_MAX;
 }
@@ -136,8 +139,11 @@ unsigned ts_frames_owner(struct ts_frames *frames, uint32_t id)
 static void forget_owner(struct ts_frames *frames, const struct ts_dead_frame *dead)
 {
 	struct ts_holding *holding = &frames->holdings[dead->id];
-	unsigned owner = atomic_exchange(&holding->owner, 0);
 
+	/* The table takes no memory where nothing is written to it. */
+	if (!atomic_load_explicit(&frames->has_holdings, memory_order_relaxed))
+		return;
+	unsigned owner = atomic_exchange(&holding->owner, 0);
 	if (owner)
 		atomic_fetch_sub(&frames->held_bytes[owner - 1][ts_frame_tier(dead->entry)],
 				 length_bytes(atomic_load(&holding->length), dead->entry));
@@ -303,7 +309,9 @@ unsigned ts_frames_take_dead(struct ts_frames *frames, struct ts_dead_frame *dea
 uint64_t ts_frames_bytes(struct ts_frames *frames)
 {
 	uint64_t nr_ids = atomic_load(&frames->id_end);
-	return nr_ids * (sizeof(uint32_t) + sizeof(struct ts_holding)) + nr_ids / 8;
+	bool has_holdings = atomic_load(&frames->has_holdings);
+	return nr_ids * (sizeof(uint32_t) + (has_holdings ? sizeof(struct ts_holding) : 0)) +
+	       nr_ids / 8;
 }
 
 /* ---- After a death ---------------------------------------------------------------------- */

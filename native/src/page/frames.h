@@ -47,8 +47,10 @@ struct ts_frames {
 	_Atomic uint64_t nr_freed;
 	/* By tier: pages whose words name one of its frames, KEPT aside. */
 	_Atomic uint64_t nr_pages[TS_TIER_MAX];
-	/* Whose each frame is, and how long it is stored: two bytes a frame, and their sums. */
+	/* Whose each frame is, and how long it is stored: two bytes a frame, and their sums.  Of
+	 * regions that have shares; where there are none the table is never written to. */
 	struct ts_holding *holdings;  /* [nr_ids] */
+	atomic_bool has_holdings;
 	_Atomic int64_t held_bytes[TS_REGION_MAX][TS_TIER_MAX];
 	pthread_mutex_t lock;        /* Guards used_map, hand.  Evictors and keeper; innermost. */
 

@@ -55,6 +55,7 @@ static void open_with(struct guest *guest, bool is_memfd, const char *store, uin
 				TS_CODEC_LZ4, range_bytes, NULL), 0);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
 	guest_attach(guest, (struct ts_region_options){ 0 });
+	guest->region->share_weight = 1;  /* as adopted ones have */
 	guest_evict(guest, PAGES * GUEST_PAGE, 0, true);
 }
 
