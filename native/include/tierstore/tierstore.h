@@ -228,7 +228,8 @@ enum ts_serve {
 
 enum ts_restore {
 	TS_RESTORE_AUTO = 0,  /* the rest of a frame comes back, too, when one of the last few
-			       * faults was nearby; and pages from the same blocks of a disk,
+			       * faults was nearby, or most that were not were the beginning of
+			       * a walk; and pages from the same blocks of a disk,
 			       * while such pages are soon asked for */
 	TS_RESTORE_PAGE = 1,  /* the faulting page alone */
 	TS_RESTORE_RANGE = 2, /* always the whole frame */
