@@ -35,7 +35,7 @@ ELSEWHERE = {
         "test_image", "test_ladder", "test_many", "test_mates", "test_resume", "test_share",
         "test_store_trouble", "test_walk",
     ],
-    "where a thread runs, which is as good as Linux's scheduler was ever since": ["test_place"],
+    "which CPU a thread is pinned to, asked for and told as since Linux 2.6": ["test_place"],
     "injected failures, the same whatever kernel they are injected into": [
         "test_flood", "test_nth_ladder", "test_nth_lasting", "test_nth_once",
     ],
