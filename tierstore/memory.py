@@ -22,7 +22,7 @@ MemoryKind = Literal["anon", "memfd"]
 class GuestMemory:
     """Mapped memory that a region can be made of.
 
-    ``GuestMemory.anon(size)`` and ``GuestMemory.memfd(size)`` allocate; ``of(buffer)`` borrows an
+    ``anon(size)``, ``memfd(size)`` and ``hugetlb(size)`` allocate; ``of(buffer)`` borrows an
     ``mmap.mmap`` or anything else that exports a writable buffer; ``at(address, length)`` trusts
     you.  The memory must stay mapped while it is attached: buffers are kept alive for that time.
 
@@ -51,7 +51,20 @@ class GuestMemory:
     @classmethod
     def memfd(cls, length_bytes: int, *, name: str = "guest") -> GuestMemory:
         """A memfd of that size, mapped shared; ``fd`` is its descriptor."""
-        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        return cls._memfd(length_bytes, name, os.MFD_CLOEXEC)
+
+    @classmethod
+    def hugetlb(cls, length_bytes: int, *, name: str = "guest") -> GuestMemory:
+        """A memfd of 2 MiB pages, which the host has to have reserved (``vm.nr_hugepages``).
+
+        Can be attached on Linux 7.3.4 and later; its kind is ``"memfd"``.
+        """
+        flags = os.MFD_CLOEXEC | os.MFD_HUGETLB | os.MFD_HUGE_2MB
+        return cls._memfd(length_bytes, name, flags)
+
+    @classmethod
+    def _memfd(cls, length_bytes: int, name: str, flags: int) -> GuestMemory:
+        fd = os.memfd_create(name, flags)
         try:
             os.ftruncate(fd, length_bytes)
             mapping = mmap.mmap(fd, length_bytes, flags=mmap.MAP_SHARED)

@@ -17,8 +17,8 @@ _FLAGS = (
     "uffd_dev", "has_missing_shmem", "has_wp", "has_wp_shmem", "has_wp_async",
     "has_wp_unpopulated", "has_move", "has_poison", "has_sigbus", "has_thread_id",
     "has_event_remove", "has_event_unmap", "has_event_remap", "has_minor_shmem",
-    "has_pagemap_scan", "has_rwp", "has_rwp_shmem", "has_io_uring", "has_thp_anon",
-    "has_thp_shmem",
+    "has_pagemap_scan", "has_rwp", "has_rwp_shmem", "has_rwp_hugetlb", "has_io_uring",
+    "has_thp_anon", "has_thp_shmem",
 )  # fmt: skip
 
 FEATURES = {
@@ -38,6 +38,7 @@ FEATURES = {
     "has_pagemap_scan": "which pages were touched is read in bulk (PAGEMAP_SCAN)",
     "has_rwp": "reads and writes of anonymous memory are noticed (RWP)",
     "has_rwp_shmem": "the same of memfd memory; evictions in short sync windows",
+    "has_rwp_hugetlb": "the same of memfds of 2 MiB pages (hugetlbfs), which need it",
     "has_io_uring": "the store \"file\" reads and writes at depth",
     "has_thp_anon": "huge pages can occur in anonymous memory",
     "has_thp_shmem": "huge pages can occur in memfd memory",

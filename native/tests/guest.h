@@ -241,12 +241,9 @@ static inline void guest_close(struct guest *guest)
 	guest_unmap(guest);
 }
 
-/* One touch: check, and every fourth time write a new version.  Skewed: most go to an eighth of the
- * pages. */
-static inline void guest_touch(struct guest *guest, uint64_t random)
+/* One touch: check, and every fourth time write a new version. */
+static inline void guest_touch_page(struct guest *guest, uint64_t page, uint64_t random)
 {
-	uint64_t span = random % 8 ? guest->nr_pages / 8 + 1 : guest->nr_pages;
-	uint64_t page = (random >> 8) % span;
 	uint32_t version = atomic_load(&guest->versions[page]);
 
 	if (version >> 31 || !atomic_compare_exchange_strong(&guest->versions[page], &version,
@@ -260,6 +257,14 @@ static inline void guest_touch(struct guest *guest, uint64_t random)
 	}
 	atomic_fetch_add(&guest->nr_touched, 1);
 	atomic_store(&guest->versions[page], version);
+}
+
+/* Skewed: most go to an eighth of the pages. */
+static inline void guest_touch(struct guest *guest, uint64_t random)
+{
+	uint64_t span = random % 8 ? guest->nr_pages / 8 + 1 : guest->nr_pages;
+
+	guest_touch_page(guest, (random >> 8) % span, random);
 }
 
 static inline void *guest_worker(void *arg)

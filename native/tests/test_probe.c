@@ -80,6 +80,8 @@ static void nothing_known_is_missed(void)
 	CHECK(version < 6008 || probe.has_move);
 	CHECK_EQ(probe.has_rwp, version >= 7003);
 	CHECK_EQ(probe.has_rwp_shmem, version >= 7003);
+	/* Of 7.3 only the later ones, and where huge pages are built in. */
+	CHECK(!probe.has_rwp_hugetlb || version >= 7003);
 #else
 	(void)version;
 	SKIP("which version brought what is known for x86-64 alone");

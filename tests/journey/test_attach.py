@@ -28,6 +28,7 @@ from tierstore.errors import (
     TierstoreError,
     UsageError,
 )
+from tierstore.probe import probe
 
 PAGE = 4096
 SIZE = 64 * PAGE
@@ -180,6 +181,32 @@ def test_hugetlb(engine: Engine) -> None:
             refused(engine, GuestMemory.at(address, HUGE), Status.EBACKING, "hugetlb")
     except OSError as error:
         pytest.skip(f"no huge page to be had: {error}")
+
+
+@pytest.mark.usefixtures("huge_page")
+@pytest.mark.skipif(probe().flags["has_rwp_hugetlb"], reason="this kernel has RWP of hugetlbfs")
+def test_hugetlb_memfd(engine: Engine) -> None:
+    """Where it can't be served, the refusal names the kernel that can."""
+    try:
+        memory = GuestMemory.hugetlb(HUGE)
+    except OSError as error:
+        pytest.skip(f"no huge page to be had: {error}")
+    with memory:
+        refused(engine, memory, Status.EUNSUPPORTED, "hugetlb.*Linux 7.3.4.*4 KiB", HostError)
+        memory.buffer[:5] = b"alive"
+        assert memory.resident_bytes() == HUGE
+
+
+@pytest.mark.usefixtures("huge_page")
+def test_hugetlb_memfd_by_halves(engine: Engine) -> None:
+    """A huge page is attached whole, whatever the kernel."""
+    try:
+        memory = GuestMemory.hugetlb(HUGE)
+    except OSError as error:
+        pytest.skip(f"no huge page to be had: {error}")
+    with memory:
+        part = GuestMemory.at(memory.address, HUGE // 2, kind="memfd", fd=memory.fd)
+        refused(engine, part, Status.EALIGN, "hugetlb.*2097152")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ PROGRAMS = [
     "test_rwp",
     "test_rwp_memfd",
     "test_rwp_stress",
+    "test_hugetlb",
     "test_adopt_rwp",
     "test_resume_rwp",
     "test_pitfalls",
@@ -84,6 +85,7 @@ RWP_FACTS = [fact for fact in facts() if fact.startswith("test_rwp")]
 RWP_TESTS = [
     "test_adopt_rwp",
     "test_huge_memfd.pages_leave_one_by_one",
+    "test_hugetlb",
     "test_resume_rwp",
     "test_pitfalls.unprotected_is_touched",
     "test_rwp.cold_is_the_complement",
@@ -102,7 +104,7 @@ LADDER = {
         skips={"this kernel has RWP": ["test_rwp.refused_without_the_kernel"]},
     ),
     "6.12": Rung(
-        {"has_rwp", "has_rwp_shmem"},
+        {"has_rwp", "has_rwp_shmem", "has_rwp_hugetlb"},
         {"anon": "wp", "memfd": "zap"},
         skips={
             "Linux 7.3": [*RWP_FACTS, *RWP_TESTS],
@@ -111,7 +113,7 @@ LADDER = {
     ),
     "6.1": Rung(
         {"has_wp_async", "has_wp_unpopulated", "has_move", "has_poison", "has_pagemap_scan",
-         "has_rwp", "has_rwp_shmem"},
+         "has_rwp", "has_rwp_shmem", "has_rwp_hugetlb"},
         {"anon": None, "memfd": None},
         needed="6.",
         skips={

@@ -22,6 +22,10 @@
  *    ts_region_discard(), best before it, or evicted pages come back with their old contents
  *    instead of zeros.  Other mappings of the same memfd (vhost-user) are neither tracked nor
  *    guarded: a write through one of them to a page that is being evicted can be lost.
+ *  - hugetlb memory (a memfd of 2 MiB pages, Linux 7.3.4) comes and goes by whole huge pages, which
+ *    return to the host's pool.  If the pool is empty when one is needed, whoever touches it waits
+ *    until there is one, and ts_region_detach() does, too; a page of one that can't be read back
+ *    costs all 2 MiB.  Address, length, memfd_offset and what is discarded are multiples of 2 MiB.
  *  - Pinned pages (VFIO, RDMA) must not lie in a region, and nor must anything that this library is
  *    handed: structs, buffers, a store's memory.
  *  - Reads of guest memory by the kernel (a read(2) into it) wait for the fault like any access.
@@ -109,6 +113,7 @@ struct ts_probe {
 	uint8_t has_thp_shmem;
 	char kernel_release[65];
 	uint8_t has_rwp_shmem;       /* RWP of memfd memory, with sync windows */
+	uint8_t has_rwp_hugetlb;     /* the same of memfds of 2 MiB pages (hugetlbfs) */
 };
 
 /* Asks the kernel; nothing stays open.  Fills the whole struct even when little is there. */
@@ -259,7 +264,8 @@ struct ts_region_options {
 
 /* Attaches guest memory while the guest runs.  Its pages count as just touched.
  * Errors: TS_EALIGN, TS_EOVERLAP, TS_EREGISTERED, TS_EBACKING (file-backed, read-only, shared
- * without a memfd, hugetlb, locked), TS_EUNSUPPORTED (this kernel), TS_EPERMISSION. */
+ * without a memfd, hugetlb other than a memfd of 2 MiB pages, locked), TS_EUNSUPPORTED (this
+ * kernel), TS_EPERMISSION. */
 TS_API int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *options,
 			    struct ts_region **region_out);
 
@@ -435,7 +441,8 @@ struct ts_evict_result {
 TS_API int ts_region_evict(struct ts_region *region, const struct ts_evict_options *options,
 			   struct ts_evict_result *result);
 
-/* Brings pages back ahead of need.  Blocks.  Returns 0, or TS_ECORRUPT when pages were poisoned. */
+/* Brings pages back ahead of need.  Blocks.  Returns 0, TS_ECORRUPT when pages were poisoned, or
+ * -ENOMEM: no huge page is free (hugetlb). */
 TS_API int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes);
 
 /* Takes the stored copies of up to len_bytes of the region's memory out of the tiers, to make room

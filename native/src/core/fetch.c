@@ -80,6 +80,7 @@ struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch)
 		slot->nr_tries = 0;
 		slot->is_decoded = false;
 		slot->around_bytes = 0;
+		slot->unit = NULL;
 		fetch->nr_busy++;
 		return slot;
 	}

@@ -10,6 +10,8 @@
 
 #include "core/engine.h"
 
+struct ts_unit;
+
 /* One read under way.  The fields from `around_bytes` on are the caller's. */
 struct ts_fetch_slot {
 	struct ts_get get;
@@ -18,6 +20,7 @@ struct ts_fetch_slot {
 	bool is_busy;
 	bool is_decoded;              /* it is the frame in raw */
 	uint32_t around_bytes;        /* to be read with it, for its mates; or 0 */
+	struct ts_unit *unit;         /* a part of it (fault/unit.c); NULL: the page alone */
 	struct ts_shard *shard;
 	uint32_t page;
 	uint32_t flags;

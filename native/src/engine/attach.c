@@ -13,6 +13,7 @@
 
 #include "core/engine.h"
 #include "engine/adopt.h"
+#include "engine/hugetlb.h"
 #include "engine/life.h"
 #include "engine/mapping.h"
 #include "engine/state.h"
@@ -211,11 +212,24 @@ static int learn_pages(struct ts_engine *engine, struct ts_region *region, uint6
 {
 	if (region->memfd < 0)
 		return ts_life_populate_anon(region, addr, 0, region->nr_pages);
+	if (region->unit_pages > 1)
+		return ts_hugetlb_populate(region);
 	int rc = ts_state_check_marks(region, is_resumed);
 	if (rc)
 		return rc;
 	return is_resumed ? ts_state_region_resolve(engine, region) :
 	       ts_life_populate_shared(region, 0, region->nr_pages);
+}
+
+static int find_tracker(struct ts_engine *engine, struct ts_region *region,
+			const struct ts_region_options *options)
+{
+	enum ts_tracker wanted = (enum ts_tracker)options->tracker;
+
+	return region->unit_pages > 1 ?
+	       ts_tracker_find_hugetlb(wanted, &engine->probe, region->name, &region->tracker) :
+	       ts_tracker_find(wanted, (enum ts_memory)options->memory, &engine->probe,
+			       region->name, &region->tracker);
 }
 
 static int open_region(struct ts_engine *engine, struct ts_region *region,
@@ -224,8 +238,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	uint64_t addr = (uintptr_t)options->addr;
 	bool is_resumed = false;
 
-	int rc = ts_tracker_find((enum ts_tracker)options->tracker, (enum ts_memory)options->memory,
-				 &engine->probe, region->name, &region->tracker);
+	int rc = find_tracker(engine, region, options);
 	if (!rc && options->is_persistent)
 		rc = claim_state(engine, region, options, &is_resumed);
 	if (rc)
@@ -247,7 +260,8 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	if (region->memfd >= 0)
 		ts_region_add_backing(region, 0, nr_pages, region->memfd, options->memfd_offset);
 	if (region->memfd >= 0 && region->tracker->id == TS_TRACKER_RWP)
-		region->memory = &ts_memory_memfd_rwp_ops;
+		region->memory = region->unit_pages > 1 ? &ts_memory_hugetlb_ops :
+				 &ts_memory_memfd_rwp_ops;
 	if (region->serve == TS_SERVE_IN_THREAD)
 		rc = ts_inthread_add(region);
 	for (unsigned s = 0; s < region->nr_shards && !rc; s++)
@@ -261,6 +275,7 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 		     struct ts_region **region_out)
 {
 	struct ts_region_options known;
+	bool is_hugetlb = false;
 	char name[64];
 	int rc = ts_sized_in(&known, sizeof(known), options, "ts_region_options");
 
@@ -275,12 +290,15 @@ int ts_region_attach(struct ts_engine *engine, const struct ts_region_options *o
 	if (!rc)
 		rc = check_overlap(engine, &known, name);
 	if (!rc)
-		rc = ts_mapping_check(&known, name);
+		rc = ts_mapping_check(&known, name, &is_hugetlb);
+	if (!rc && is_hugetlb)
+		rc = ts_hugetlb_check(&known, name);
 	if (rc)
 		return rc;
 	struct ts_region *region = create_region(engine, &known, name);
 	if (!region)
 		return ts_fail(-ENOMEM, "%s: out of memory", name);
+	region->unit_pages = is_hugetlb ? TS_CHUNK_PAGES : 1;
 	rc = open_region(engine, region, &known);
 	if (!rc)
 		rc = ts_life_serve(engine, region);

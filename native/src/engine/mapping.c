@@ -53,9 +53,6 @@ static int check_common(const struct mapping *mapping, const char *name)
 			      "another userfaultfd is registered here");
 	if (mapping->perms[0] != 'r' || mapping->perms[1] != 'w')
 		return refuse(TS_EBACKING, name, mapping, "not readable and writable");
-	if (mapping->is_hugetlb)
-		return refuse(TS_EBACKING, name, mapping, "hugetlb pages; map it with 4 KiB pages "
-			      "(transparent huge pages are fine)");
 	if (mapping->is_locked)
 		return refuse(TS_EBACKING, name, mapping, "locked in memory; munlock it first");
 	if (mapping->is_io)
@@ -65,6 +62,10 @@ static int check_common(const struct mapping *mapping, const char *name)
 
 static int check_anon(const struct mapping *mapping, const char *name)
 {
+	if (mapping->is_hugetlb)
+		return refuse(TS_EBACKING, name, mapping, "hugetlb pages; only those of a memfd "
+			      "can be served; or map it with 4 KiB pages (transparent huge pages "
+			      "are fine)");
 	if (mapping->perms[3] != 'p')
 		return refuse(TS_EBACKING, name, mapping,
 			      "shared; attach it as memfd memory with its "
@@ -112,13 +113,15 @@ static int check_mapping(const struct mapping *mapping, const char *name,
 	       check_anon(mapping, name);
 }
 
-int ts_mapping_check(const struct ts_region_options *options, const char *name)
+int ts_mapping_check(const struct ts_region_options *options, const char *name,
+		     bool *is_hugetlb_out)
 {
 	uint64_t at = (uintptr_t)options->addr, end = at + options->len_bytes;
 	struct mapping mapping = { 0 }, next;
 	char line[512];
 	int rc = 0;
 
+	*is_hugetlb_out = false;
 	/* First, for what we open here might get the same number. */
 	if (options->memory == TS_MEMORY_MEMFD && fcntl(options->memfd, F_GETFD) < 0)
 		return ts_fail(-errno, "%s: the memfd is no open descriptor", name);
@@ -138,6 +141,7 @@ int ts_mapping_check(const struct ts_region_options *options, const char *name)
 		if (mapping.start > at)
 			break;
 		rc = check_mapping(&mapping, name, options);
+		*is_hugetlb_out |= mapping.is_hugetlb;
 		at = mapping.end;
 	}
 	fclose(smaps);

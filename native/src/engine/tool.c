@@ -4,10 +4,15 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include "fault/serve.h"
 
-enum { DEPTH = 16 };  /* reads under way */
+enum {
+	DEPTH = 16,   /* reads under way */
+	NAP_US = 1000,
+};
+#define WARN_NS UINT64_C(10000000000)
 
 struct ts_tool {
 	struct ts_serve_ctx serve;
@@ -77,14 +82,38 @@ static uint32_t restore_pass(struct ts_tool *tool, struct ts_region *region, uin
 	return nr_left;
 }
 
+/* Detach can't go without its pages: there is no other place for them. */
+static void wait_for_huge(struct ts_region *region, ts_mono_ns *next_ns)
+{
+	ts_mono_ns now_ns = ts_now_ns();
+
+	if (now_ns >= *next_ns)
+		ts_log(region->engine, TS_LOG_WARNING, "%s: detach waits for free huge pages: "
+		       "raise vm.nr_hugepages", region->name);
+	*next_ns = now_ns >= *next_ns ? now_ns + WARN_NS : *next_ns;
+	usleep(NAP_US);
+}
+
 int ts_tool_restore(struct ts_tool *tool, struct ts_region *region, uint32_t first_page,
 		    uint32_t nr_pages, bool with_fills)
 {
 	_Atomic uint64_t *poisoned = &region->counters.failures[TS_FAIL_POISONED];
 	uint64_t nr_poisoned = atomic_load(poisoned);
+	uint32_t before = first_page % region->unit_pages;
+	ts_mono_ns next_ns = 0;
 
-	while (restore_pass(tool, region, first_page, nr_pages, with_fills))
+	/* Whole units. */
+	first_page -= before;
+	nr_pages += before + region->unit_pages - 1;
+	nr_pages -= nr_pages % region->unit_pages;
+	while (restore_pass(tool, region, first_page, nr_pages, with_fills)) {
 		sched_yield();
+		if (TS_LIKELY(!atomic_load(&region->no_huge_ns)))
+			continue;
+		if (!with_fills)
+			return -ENOMEM;
+		wait_for_huge(region, &next_ns);
+	}
 	return atomic_load(poisoned) == nr_poisoned ? 0 : TS_ECORRUPT;
 }
 

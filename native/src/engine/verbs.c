@@ -133,7 +133,10 @@ int ts_region_prefetch(struct ts_region *region, uint64_t offset_bytes, uint64_t
 	rc = ts_tool_restore(engine->tool, region, (uint32_t)(offset_bytes >> TS_PAGE_SHIFT),
 			     (uint32_t)(len_bytes >> TS_PAGE_SHIFT), false);
 	ts_region_leave(region);
-	if (rc)
+	if (rc == -ENOMEM)
+		ts_fail(rc, "%s: prefetch: no huge page is free; raise vm.nr_hugepages",
+			region->name);
+	else if (rc)
 		ts_fail(rc, "%s: some pages could not be read back and were poisoned",
 			region->name);
 	return rc;
@@ -166,8 +169,13 @@ int ts_region_serve(struct ts_region *region, uint64_t offset_bytes, uint32_t fl
 
 int ts_region_discard(struct ts_region *region, uint64_t offset_bytes, uint64_t len_bytes)
 {
+	uint64_t unit_bytes = (uint64_t)region->unit_pages << TS_PAGE_SHIFT;
 	int rc = check_range(region, offset_bytes, len_bytes);
 
+	/* A part of a huge page can't be given up. */
+	if (!rc && (offset_bytes | len_bytes) % unit_bytes)
+		rc = ts_fail(TS_EALIGN, "%s: discard: offset and length must be multiples of %llu",
+			     region->name, (unsigned long long)unit_bytes);
 	if (!rc)
 		rc = enter(region);
 	if (rc)

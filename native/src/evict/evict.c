@@ -91,22 +91,43 @@ static void close_batch(struct ts_batch *batch)
 	ts_region_leave(region);
 }
 
+static bool is_due(const struct ts_batch *batch, unsigned i, unsigned age_min)
+{
+	uint16_t heat = ts_heat_load(&batch->region->heat[batch->first_page + i]);
+
+	return ts_word_is(ts_word_load(ts_batch_word(batch, i)), TS_RESIDENT) &&
+	       ts_heat_age(heat) >= age_min && (age_min == 0 || !ts_heat_guard(heat));
+}
+
 static bool try_claim(struct ts_batch *batch, unsigned i, unsigned age_min)
 {
-	struct ts_region *region = batch->region;
-	uint16_t heat = ts_heat_load(&region->heat[batch->first_page + i]);
 	ts_word_slot *slot = ts_batch_word(batch, i);
 	ts_word word = ts_word_load(slot);
 
-	if (!ts_word_is(word, TS_RESIDENT) || ts_heat_age(heat) < age_min)
-		return false;
-	if (age_min > 0 && ts_heat_guard(heat))
-		return false;
-	if (!ts_word_swap(slot, &word, ts_batch_leaving(batch, i)))
+	if (!is_due(batch, i, age_min) || !ts_word_is(word, TS_RESIDENT) ||
+	    !ts_word_swap(slot, &word, ts_batch_leaving(batch, i)))
 		return false;
 	batch->kept_frame[i] = word & TS_WORD_KEPT ? ts_word_payload(word) : 0;
 	ts_pageset_add(&batch->owned, i);
 	return true;
+}
+
+/* All of a unit or nothing, the first page first: it is the lock. */
+static uint32_t claim_unit(struct ts_batch *batch, unsigned age_min)
+{
+	unsigned n = 0;
+
+	while (n < batch->nr_pages && is_due(batch, n, age_min))
+		n++;
+	if (n < TS_CHUNK_PAGES)
+		return 0;
+	for (n = 0; n < TS_CHUNK_PAGES; n++)
+		if (!try_claim(batch, n, age_min)) {
+			batch->region->memory->give_back(batch);
+			return 0;
+		}
+	batch->is_whole = true;
+	return n;
 }
 
 struct ts_batch *ts_batch_claim(struct ts_evictor *evictor, struct ts_region *region,
@@ -123,8 +144,11 @@ struct ts_batch *ts_batch_claim(struct ts_evictor *evictor, struct ts_region *re
 	}
 	batch->skip_touched = region->tracker->can_recheck && age_min > 0;
 	batch->has_minor = region->tracker->uffd_modes & UFFDIO_REGISTER_MODE_MINOR;
-	for (unsigned i = 0; i < batch->nr_pages && nr_claimed < pages_max; i++)
-		nr_claimed += try_claim(batch, i, age_min);
+	if (region->unit_pages > 1)
+		nr_claimed = pages_max < region->unit_pages ? 0 : claim_unit(batch, age_min);
+	else
+		for (unsigned i = 0; i < batch->nr_pages && nr_claimed < pages_max; i++)
+			nr_claimed += try_claim(batch, i, age_min);
 	if (!nr_claimed) {
 		close_batch(batch);
 		return NULL;

@@ -33,7 +33,7 @@ static void drop_ref(struct ts_engine *engine, ts_word word)
 }
 
 /* What a page's word becomes when the guest gives it up. */
-static ts_word forgotten(ts_word word, bool is_unmapped)
+static ts_word forgotten(ts_word word, bool is_unmapped, bool is_unit)
 {
 	if (ts_word_is(word, TS_COMING))
 		return word | TS_WORD_REMOVED;
@@ -48,8 +48,10 @@ static ts_word forgotten(ts_word word, bool is_unmapped)
 		/* The zap is still to come, and nobody tells when it has happened: a page that is
 		 * taken in between would bring its old contents back.  If it stays, a scan finds
 		 * it. */
-	case TS_LEAVING:
 		return ts_word_make(TS_ZERO, 0, 0);
+	case TS_LEAVING:
+		/* The evictor of a hugetlb page keeps it until all of it is settled. */
+		return ts_word_make(TS_ZERO, is_unit ? TS_WORD_RELEASING : 0, 0);
 	case TS_GONE:
 	case TS_COMING:
 	case TS_STATE_COUNT:
@@ -67,7 +69,7 @@ void ts_forget_pages(struct ts_engine *engine, struct ts_shard *shard, uint32_t 
 	for (uint32_t page = first_page; page < first_page + nr_pages; page++) {
 		ts_word word = ts_word_load(&region->words[page]), to;
 		do
-			to = forgotten(word, is_unmapped);
+			to = forgotten(word, is_unmapped, region->unit_pages > 1);
 		while (to != word && !ts_word_swap(&region->words[page], &word, to));
 		if (to == word)
 			continue;

@@ -81,7 +81,8 @@ struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page)
 	ts_gate_share(&shard->gate);
 	uint64_t addr = ts_shard_addr(shard, page, NULL);
 	if (addr)
-		result = ts_uffd_poison(shard->uffd, addr);
+		result = ts_uffd_poison(shard->uffd, addr,
+					(uint64_t)shard->region->unit_pages << TS_PAGE_SHIFT);
 	ts_gate_unshare(&shard->gate);
 	return result;
 }
@@ -97,7 +98,8 @@ void ts_install_unknown(struct ts_shard *shard, uint64_t addr)
 		if (shard->region->memfd < 0 && !shard->has_lost_track)
 			(void)ts_uffd_zeropage(shard->uffd, addr);
 		else
-			(void)ts_uffd_poison(shard->uffd, addr);
+			(void)ts_uffd_poison(shard->uffd, addr, (uint64_t)
+					     shard->region->unit_pages << TS_PAGE_SHIFT);
 	}
 	ts_gate_unshare(&shard->gate);
 }

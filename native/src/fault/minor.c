@@ -11,8 +11,7 @@
 #include "fault/install.h"
 #include "util/hist.h"
 
-/* COMING back to what it was, unless the guest gave the page up meanwhile. */
-static void retreat(struct ts_serve_ctx *ctx, ts_word_slot *slot, ts_word coming, ts_word before)
+void ts_minor_retreat(struct ts_serve_ctx *ctx, ts_word_slot *slot, ts_word coming, ts_word before)
 {
 	ts_word word = coming;
 
@@ -27,7 +26,7 @@ static void finish(struct ts_serve_ctx *ctx, struct ts_region *region, uint32_t 
 		   ts_word coming, ts_word before)
 {
 	if (ts_word_is(before, TS_RESIDENT)) {
-		retreat(ctx, &region->words[page], coming, before);
+		ts_minor_retreat(ctx, &region->words[page], coming, before);
 		return;
 	}
 	ts_heat_store(&region->heat[page],
@@ -55,13 +54,13 @@ enum ts_serve_outcome ts_minor_serve(struct ts_serve_ctx *ctx, struct ts_shard *
 	case TS_UFFD_RETRY:
 	case TS_UFFD_BUSY:
 	case TS_UFFD_FAILED:
-		retreat(ctx, &region->words[page], coming, before);
+		ts_minor_retreat(ctx, &region->words[page], coming, before);
 		return TS_SERVE_LATER;
 	case TS_UFFD_ABSENT:
 	case TS_UFFD_GONE:
 		/* Not in the page cache any more, or unmapped: the fault comes again, if at all,
 		 * as what it is then. */
-		retreat(ctx, &region->words[page], coming, before);
+		ts_minor_retreat(ctx, &region->words[page], coming, before);
 		ts_install_wake(shard, page);
 		return TS_SERVED;
 	}

@@ -25,6 +25,9 @@ static inline bool ts_minor_is_due(ts_word word)
 	return false;
 }
 
+/* COMING back to what it was, unless the guest gave the page up meanwhile. */
+void ts_minor_retreat(struct ts_serve_ctx *ctx, ts_word_slot *slot, ts_word coming, ts_word before);
+
 enum ts_serve_outcome ts_minor_serve(struct ts_serve_ctx *ctx, struct ts_shard *shard,
 				     uint32_t page, ts_mono_ns start_ns, ts_word word);
 

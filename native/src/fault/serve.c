@@ -2,14 +2,12 @@
  *
  * serve.c — a faulting page's way back (serve.h).
  *
- *   RESIDENT  the page is there (a stale message), or it is a hole that the guest made (balloon on
- *   a memfd,
- *             MADV_FREE): zeros; or a write met a guard that an eviction left behind: lifted
+ *   RESIDENT  the page is there (a stale message), or it is a hole that the guest made (balloon
+ *             on a memfd, MADV_FREE): zeros; or a write met a guard left behind: lifted
  *   LEAVING   the eviction is cancelled: anonymous pages are copied back from the staging slot,
- *   memfd
- *             pages are un-guarded
- *   AWAY      claimed, fetched, decoded, verified, installed; then the rest of the frame, if it
- *   pays ZERO      zeros, or the value it was filled with
+ *             memfd pages are un-guarded
+ *   AWAY      claimed, fetched, decoded, verified, installed; the rest of the frame if it pays
+ *   ZERO      zeros, or the value it was filled with
  *   COMING    somebody else is at it and will wake the waiter
  *   GONE      poisoned
  */
@@ -21,6 +19,7 @@
 #include "fault/mates.h"
 #include "fault/minor.h"
 #include "fault/server.h"
+#include "fault/unit.h"
 #include "fault/walk.h"
 #include "os/sys.h"
 #include "os/uffd.h"
@@ -37,7 +36,7 @@ int ts_serve_init(struct ts_serve_ctx *ctx, struct ts_engine *engine, unsigned d
 	if (rc)
 		return rc;
 	ctx->page_buf = ts_sys_alloc_pages(TS_PAGE_BYTES);
-	if (!ctx->page_buf) {
+	if (!ctx->page_buf || !ts_unit_init(ctx)) {
 		ts_serve_finish(ctx);
 		return -ENOMEM;
 	}
@@ -48,6 +47,7 @@ void ts_serve_finish(struct ts_serve_ctx *ctx)
 {
 	ts_fetch_finish(&ctx->fetch);
 	ts_sys_free_pages(ctx->page_buf, TS_PAGE_BYTES);
+	ts_unit_finish(ctx);
 	ctx->page_buf = NULL;
 }
 
@@ -426,7 +426,10 @@ unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms)
 	unsigned nr_done = ts_fetch_reap(&ctx->fetch, done, REAP_MAX, wait_ms);
 
 	for (unsigned i = 0; i < nr_done; i++)
-		finish_read(ctx, done[i]);
+		if (done[i]->unit)
+			ts_unit_got(ctx, done[i]);
+		else
+			finish_read(ctx, done[i]);
 	return nr_done;
 }
 
@@ -434,7 +437,7 @@ unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms)
 
 /* Counted first, then looked at again: either we see that COMING has ended, or its owner sees that
  * we counted. */
-static enum ts_serve_outcome ignore(struct ts_shard *shard, uint32_t page, uint32_t flags)
+enum ts_serve_outcome ts_serve_ignore(struct ts_shard *shard, uint32_t page, uint32_t flags)
 {
 	if (flags & TS_SERVE_PREFETCH)
 		return TS_SERVE_IGNORED;
@@ -465,7 +468,7 @@ static enum ts_serve_outcome serve_by_state(struct ts_serve_ctx *ctx, struct ts_
 			return TS_SERVE_IGNORED;
 		return serve_away(ctx, shard, page, flags, start_ns, word);
 	case TS_COMING:
-		return ignore(shard, page, flags);
+		return ts_serve_ignore(shard, page, flags);
 	case TS_ZERO:
 		if (word & TS_WORD_RELEASING)
 			return TS_SERVE_IGNORED;
@@ -486,6 +489,8 @@ static enum ts_serve_outcome serve_by_state(struct ts_serve_ctx *ctx, struct ts_
 enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page,
 				    uint32_t flags, ts_mono_ns start_ns)
 {
+	if (shard->region->unit_pages > 1)
+		return ts_unit_serve(ctx, shard, page, flags, start_ns);
 	uint32_t nr_ignored = atomic_load(&shard->nr_ignored);
 	enum ts_serve_outcome outcome = serve_by_state(ctx, shard, page, flags, start_ns);
 

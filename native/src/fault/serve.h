@@ -9,6 +9,7 @@
 #define TS_FAULT_SERVE_H
 
 #include "core/fetch.h"
+#include "memory/pageset.h"
 
 enum {
 	TS_SERVE_WRITE = 1,    /* the access was a write: its kept copy would be outdated at once */
@@ -27,11 +28,30 @@ enum ts_serve_outcome {
 
 struct ts_ahead;
 
+/* A hugetlb page on its way back (fault/unit.c). */
+struct ts_unit {
+	struct ts_shard *shard;    /* NULL: none */
+	uint32_t first, flags;     /* its first page */
+	uint32_t nr_ignored;       /* the shard's, before it was claimed */
+	ts_mono_ns start_ns;
+	unsigned nr_reads;         /* under way */
+	int error;
+	struct ts_pageset todo;    /* pages whose frames were not asked for yet */
+	struct ts_pageset missing; /* pages whose contents are not in buf yet */
+	uint8_t *buf;
+	const uint8_t *contents;   /* buf, or zeros */
+};
+
 struct ts_serve_ctx {
 	struct ts_fetch fetch;
 	struct ts_engine *engine;
 	struct ts_ahead *ahead; /* who could fetch ahead of a walk; NULL: nobody */
 	uint8_t *page_buf;   /* for filled pages */
+	/* Address space until a hugetlb page comes back, the last 2 MiB for ever: never written, so
+	 * they read as zeros. */
+	uint8_t *unit_bufs;
+	const uint8_t *zero_unit;
+	struct ts_unit units[TS_UNIT_MAX];
 	/* Reads that ended with "later": the caller asks for these pages again. */
 	struct ts_later {
 		struct ts_shard *shard;
@@ -47,6 +67,9 @@ void ts_serve_finish(struct ts_serve_ctx *ctx);
 /* Serves one page of the shard's region.  start_ns: when the fault was noticed. */
 enum ts_serve_outcome ts_serve_page(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t page,
 				    uint32_t flags, ts_mono_ns start_ns);
+
+/* The page is COMING: its owner will wake who waits for it, unless it has just come. */
+enum ts_serve_outcome ts_serve_ignore(struct ts_shard *shard, uint32_t page, uint32_t flags);
 
 /* Ends reads that have completed; waits up to wait_ms for the first.  Returns how many ended. */
 unsigned ts_serve_reap(struct ts_serve_ctx *ctx, int wait_ms);

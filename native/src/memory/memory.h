@@ -18,6 +18,8 @@
  *                                                                         SET_MODE(async), wake
  *   give back       UFFDIO_COPY from the       un-guard                   nothing to do
  *                   segment
+ *
+ * A memfd of huge pages (hugetlb.c) is as the last one, a whole huge page at a time.
  */
 #ifndef TS_MEMORY_MEMORY_H
 #define TS_MEMORY_MEMORY_H
@@ -49,6 +51,7 @@ struct ts_batch {
 	uint64_t window_start_ns;    /* memfd, zap: when the guard went up */
 	uint64_t due_ns;             /* when probation is over */
 	bool has_minor;              /* memfd, rwp: a touch of an unmapped page is a message */
+	bool is_whole;               /* hugetlb: all 512 are claimed, and not yet let go */
 	bool skip_touched;           /* leave pages alone that were touched since the scan */
 	uint32_t nr_cancelled, nr_failed;
 	uint32_t nr_back;            /* of both: published and taken back */
@@ -81,7 +84,7 @@ struct ts_memory_ops {
 enum { TS_SEGMENT_SCRATCH = (1 << (TS_PAYLOAD_BITS - 9)) - TS_EVICT_THREAD_MAX - 1 };
 
 extern const struct ts_memory_ops ts_memory_anon_ops, ts_memory_memfd_ops,
-	ts_memory_memfd_rwp_ops;
+	ts_memory_memfd_rwp_ops, ts_memory_hugetlb_ops;
 
 /* Slot of the batch's i-th page, for the LEAVING word. */
 static inline uint32_t ts_batch_slot(const struct ts_batch *batch, unsigned i)

@@ -83,6 +83,12 @@ enum {
 #define UFFD_PAGEFAULT_FLAG_RWP (1 << 3)
 #endif
 
+/* ---- memfd_create(2) -------------------------------------------------------------------- */
+
+#ifndef MFD_HUGE_2MB
+#define MFD_HUGE_2MB (21U << 26)
+#endif
+
 /* ---- Ioctls ----------------------------------------------------------------------------- */
 
 #ifndef UFFDIO_MOVE /* since 6.8 */

@@ -114,21 +114,21 @@ struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst)
 	       result;
 }
 
-static struct ts_uffd_result poison_once(int uffd, uint64_t dst)
+static struct ts_uffd_result poison_once(int uffd, uint64_t dst, uint64_t len_bytes)
 {
-	struct uffdio_poison poison = { .range = { dst, sizeof(zeros) } };
+	struct uffdio_poison poison = { .range = { dst, len_bytes } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_POISON, uffd, UFFDIO_POISON, &poison);
 
-	return classify(rc, poison.updated, sizeof(zeros));
+	return classify(rc, poison.updated, len_bytes);
 }
 
 /* As with ZEROPAGE, but here the marker has to go first. */
-struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst)
+struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst, uint64_t len_bytes)
 {
-	struct ts_uffd_result result = poison_once(uffd, dst);
+	struct ts_uffd_result result = poison_once(uffd, dst, len_bytes);
 
-	if (result.outcome == TS_UFFD_PRESENT && !ts_uffd_protect(uffd, dst, sizeof(zeros), false))
-		result = poison_once(uffd, dst);
+	if (result.outcome == TS_UFFD_PRESENT && !ts_uffd_protect(uffd, dst, len_bytes, false))
+		result = poison_once(uffd, dst, len_bytes);
 	return result;
 }
 

@@ -47,9 +47,9 @@ int ts_uffd_register(int uffd, uint64_t addr, uint64_t len_bytes, uint64_t modes
 int ts_uffd_unregister(int uffd, uint64_t addr, uint64_t len_bytes);
 
 struct ts_uffd_result ts_uffd_copy(int uffd, uint64_t dst, const void *src, uint64_t len_bytes);
-/* One page of zeros, or of poison. */
+/* One page of zeros, or of poison; a huge one's length is its own. */
 struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst);
-struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst);
+struct ts_uffd_result ts_uffd_poison(int uffd, uint64_t dst, uint64_t len_bytes);
 /* Does not wake waiters on src. */
 struct ts_uffd_result ts_uffd_move(int uffd, uint64_t dst, uint64_t src, uint64_t len_bytes);
 

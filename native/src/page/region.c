@@ -12,6 +12,7 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 {
 	atomic_store(&region->nr_pages, nr_pages);
 	region->nr_pages_max = nr_pages_max;
+	region->unit_pages = TS_MAX(region->unit_pages, 1u);
 	bool has_words = region->words;
 
 	if (!has_words)

@@ -97,6 +97,11 @@ struct ts_region {
 	_Atomic uint32_t nr_faulted;
 	_Atomic uint32_t nr_pages; /* grows by hot-add: read it once for a decision */
 	uint32_t nr_pages_max;     /* the tables have room for so many */
+	/* Pages that can come and go together only: 512 of a hugetlb page, whose first word then
+	 * is a lock on all of them (fault/unit.c); 1 elsewhere. */
+	uint32_t unit_pages;
+	/* No huge page was free at that time; 0: there was one (fault/unit.c). */
+	_Atomic uint64_t no_huge_ns;
 	uint32_t pages_per_shard;
 	unsigned nr_shards;
 	struct ts_shard shards[TS_SHARD_MAX];

@@ -54,9 +54,9 @@ static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
 	ts_word word = ts_word_load(&region->words[page]);
 
 	/* Shared memory can be populated behind our back, through another mapping or by a write to
-	 * the descriptor: what we took for a hole is a page.  (The other way round, a hole we take
-	 * for a page, is found by the fault server.) */
-	if (is_touched && word == ts_word_make(TS_ZERO, 0, 0) &&
+	 * the descriptor: what we took for a hole is a page.  (The fault server finds the other
+	 * way round, a hole we take for a page, and hugetlb pages, which come whole.) */
+	if (is_touched && region->unit_pages == 1 && word == ts_word_make(TS_ZERO, 0, 0) &&
 	    !still_guarded(&region->heat[page]) &&
 	    ts_word_swap(&region->words[page], &word, ts_word_make(TS_RESIDENT, 0, 0)))
 		word = ts_word_make(TS_RESIDENT, 0, 0);

@@ -75,3 +75,16 @@ const struct ts_tracker_ops ts_tracker_rwp_memfd_ops = {
 	.deactivate = deactivate,
 	.touched = touched,
 };
+
+/* MISSING_HUGETLBFS, MINOR_HUGETLBFS: the unit of all this is the huge page. */
+const struct ts_tracker_ops ts_tracker_rwp_hugetlb_ops = {
+	.name = "rwp",
+	.id = TS_TRACKER_RWP,
+	.uffd_features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC |
+			 UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS,
+	.uffd_modes = UFFDIO_REGISTER_MODE_RWP | UFFDIO_REGISTER_MODE_MINOR,
+	.can_recheck = true,
+	.is_proof = true,
+	.deactivate = deactivate,
+	.touched = touched,
+};

@@ -87,6 +87,21 @@ int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct 
 		       memory == TS_MEMORY_ANON ? "anonymous" : "memfd");
 }
 
+int ts_tracker_find_hugetlb(enum ts_tracker wanted, const struct ts_probe *probe,
+			    const char *region_name, const struct ts_tracker_ops **tracker_out)
+{
+	*tracker_out = &ts_tracker_rwp_hugetlb_ops;
+	if (!probe->has_rwp_hugetlb || !probe->has_pagemap_scan)
+		return ts_fail(TS_EUNSUPPORTED,
+			       "%s: hugetlb pages need read-write protection (RWP) of hugetlbfs, "
+			       "Linux 7.3.4 or later; this is %s: map memory of 4 KiB pages "
+			       "(transparent huge pages are fine)",
+			       region_name, probe->kernel_release);
+	return wanted == TS_TRACKER_AUTO || wanted == TS_TRACKER_RWP ? 0 :
+	       ts_fail(TS_ECONFIG, "%s: only the tracker rwp works on hugetlb pages; use auto",
+		       region_name);
+}
+
 /* The extents as they are now; the gate is not held during the long calls that follow.  A range
  * that moves away meanwhile is refused by the kernel or counts as touched. */
 static unsigned copy_extents(struct ts_shard *shard, struct ts_extent *extents)
@@ -155,7 +170,8 @@ static uint32_t call_pages(struct ts_shard *shard, uint32_t page, uint32_t end, 
 	if (!addr)
 		return 0;
 	run = TS_MIN(run, max - (uint32_t)((addr >> TS_PAGE_SHIFT) % HUGE_PAGES));
-	return pages_allowed(shard->region, page, TS_MIN(run, end - page));
+	run = pages_allowed(shard->region, page, TS_MIN(run, end - page));
+	return run - run % shard->region->unit_pages;
 }
 
 static struct pace start_pace(const struct ts_tracker_ops *tracker)
@@ -189,7 +205,7 @@ static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end,
 							(uint64_t)nr_pages << TS_PAGE_SHIFT);
 	ts_gate_unshare(&shard->gate);
 	set_pace(pace, nr_pages, ts_now_ns() - start_ns);
-	*page += TS_MAX(nr_pages, 1);
+	*page += TS_MAX(nr_pages, shard->region->unit_pages);
 	return rc;
 }
 
@@ -200,7 +216,8 @@ int ts_track_deactivate(struct ts_region *region)
 	for (uint32_t page = 0; page < region->nr_pages;) {
 		struct ts_shard *shard = ts_region_shard(region, page);
 		uint32_t end = (page / region->pages_per_shard + 1) * region->pages_per_shard;
-		int rc = ts_word_is(ts_word_load(&region->words[page]), TS_GONE) ? (page++, 0) :
+		int rc = ts_word_is(ts_word_load(&region->words[page]), TS_GONE) ?
+			 (page += region->unit_pages, 0) :
 			 deactivate_next(shard, &page, TS_MIN(end, region->nr_pages), &pace);
 		if (rc)
 			return ts_fail(rc, "%s: deactivate by %s: %s", region->name,

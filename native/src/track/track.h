@@ -48,7 +48,7 @@ struct ts_tracker_ops {
 };
 
 extern const struct ts_tracker_ops ts_tracker_zap_ops, ts_tracker_wp_ops, ts_tracker_rwp_ops,
-	ts_tracker_rwp_memfd_ops;
+	ts_tracker_rwp_memfd_ops, ts_tracker_rwp_hugetlb_ops;
 /* For another process's memory (engine/adopt.c). */
 extern const struct ts_tracker_ops ts_tracker_wp_sync_ops, ts_tracker_none_ops;
 
@@ -57,6 +57,10 @@ extern const struct ts_tracker_ops ts_tracker_wp_sync_ops, ts_tracker_none_ops;
  * reason. */
 int ts_tracker_find(enum ts_tracker wanted, enum ts_memory memory, const struct ts_probe *probe,
 		    const char *region_name, const struct ts_tracker_ops **tracker_out);
+
+/* The same for a memfd of hugetlb pages: rwp or nothing. */
+int ts_tracker_find_hugetlb(enum ts_tracker wanted, const struct ts_probe *probe,
+			    const char *region_name, const struct ts_tracker_ops **tracker_out);
 
 int ts_track_deactivate(struct ts_region *region);
 int ts_track_scan(struct ts_region *region, struct ts_scan_result *result);

@@ -49,6 +49,8 @@ enum {
 	/* What is read around a frame whose neighbours on the disk are wanted, too: a disk gives it
 	 * in little more time than one block (bench/README.md). */
 	TS_MATES_AROUND_BYTES = 32768,
+	/* Hugetlb pages that one thread brings back at one time, each in a buffer of 2 MiB. */
+	TS_UNIT_MAX = 4,
 	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be
 	 * read. */
 	TS_DEFER_MAX = 256,

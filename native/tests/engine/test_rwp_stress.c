@@ -4,11 +4,15 @@
  * at once, faults and prefetches under the tracker rwp: no update is lost, and nobody sleeps on.
  *
  * A few seconds for each kind of memory; TIERSTORE_STRESS_SECONDS makes it longer. */
+#include "hugetlb.h"
 #include "page/region.h"
-#include "race.h"
 #include "track/track.h"
 
-enum { PAGES = 4096, WORKERS = 3, ASLEEP_MS = 60000 };
+enum { PAGES = 4096, HUGE_PAGES = 32 * UNIT, WORKERS = 3, ASLEEP_MS = 60000 };
+
+enum kind { ANON, MEMFD, HUGETLB };
+
+static const char *const names[] = { "anon", "memfd", "hugetlb" };
 
 static bool has_rwp(void)
 {
@@ -28,19 +32,36 @@ static double stress_seconds(void)
 
 static void do_work(struct race *race) { guest_worker(&race->guest); }
 
+/* At the rate at which pages are touched every huge page is touched all the time.  So a few
+ * neighbours are, which change, and now and then any. */
+static void do_huge_work(struct race *race)
+{
+	enum { HOT_UNITS = 4, UNIT_NS = 150000000 };
+	struct guest *guest = &race->guest;
+	uint64_t state = (uintptr_t)&state;
+
+	while (!atomic_load(&guest->is_stopping)) {
+		uint64_t random = guest_mix(state += UINT64_C(0x9e3779b97f4a7c15));
+		uint64_t first = random % 4096 ? ts_now_ns() / UNIT_NS * UNIT : random;
+		guest_touch_page(guest, (first + (random >> 16) % (HOT_UNITS * UNIT)) %
+				 guest->nr_pages, random);
+	}
+}
+
 /* Ages differ from round to round: what was just touched is taken, too, now and then. */
 static void do_cycle(struct race *race)
 {
 	struct guest *guest = &race->guest;
 	struct ts_scan_result scan = { .size = sizeof(scan) };
+	uint64_t nr_pages = guest->nr_pages;
 
 	for (unsigned round = 0; !atomic_load(&guest->is_stopping); round++) {
 		CHECK_EQ(ts_region_deactivate(guest->region), 0);
-		guest_evict(guest, PAGES / 4 * GUEST_PAGE, 1, true);
+		guest_evict(guest, nr_pages / 4 * GUEST_PAGE, 1, true);
 		CHECK_EQ(ts_region_scan(guest->region, &scan), 0);
-		guest_evict(guest, PAGES / 2 * GUEST_PAGE, round % 4 != 3, true);
+		guest_evict(guest, nr_pages / 2 * GUEST_PAGE, round % 4 != 3, true);
 		if (round % 8 == 7)
-			CHECK_EQ(ts_region_prefetch(guest->region, (round * 64 % PAGES) *
+			CHECK_EQ(ts_region_prefetch(guest->region, (round * 64 % nr_pages) *
 						    GUEST_PAGE, 64 * GUEST_PAGE), 0);
 	}
 }
@@ -79,25 +100,29 @@ static void watch(struct guest *guest, double seconds)
 	}
 }
 
-static void stress(bool is_memfd)
+static void stress(enum kind kind)
 {
 	struct race race = { .options.restore = TS_RESTORE_AUTO };
 	struct actor actors[WORKERS + 2];
 	struct guest *guest = &race.guest;
 
-	guest_map(guest, PAGES, is_memfd);
+	if (kind == HUGETLB)
+		guest_map_huge(guest, HUGE_PAGES / UNIT);
+	else
+		guest_map(guest, PAGES, kind == MEMFD);
 	guest_open(guest);
 	guest_add_ladder(guest);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
 	guest_attach(guest, race.options);
 	CHECK_EQ(guest->region->tracker->id, TS_TRACKER_RWP);
+	race_fn work = kind == HUGETLB ? do_huge_work : do_work;
 	for (unsigned i = 0; i < WORKERS + 2; i++)
-		actor_start_in(&race, i < WORKERS ? do_work : do_cycle, &actors[i]);
+		actor_start_in(&race, i < WORKERS ? work : do_cycle, &actors[i]);
 	watch(guest, stress_seconds());
 	atomic_store(&guest->is_stopping, true);
 	for (unsigned i = 0; i < WORKERS + 2; i++)
 		CHECK_EQ(actor_try_join(&actors[i], ASLEEP_MS), 0);
-	report(guest, is_memfd ? "memfd" : "anon");
+	report(guest, names[kind]);
 	CHECK_EQ(atomic_load(&guest->nr_wrong), 0);
 	CHECK(guest_stats(guest)->nr_evicted > 0);
 	guest_check_all(guest);
@@ -108,14 +133,20 @@ static void memfd(void)
 {
 	if (!has_rwp())
 		SKIP("RWP needs Linux 7.3");
-	stress(true);
+	stress(MEMFD);
 }
 
 static void anon(void)
 {
 	if (!has_rwp())
 		SKIP("RWP needs Linux 7.3");
-	stress(false);
+	stress(ANON);
 }
 
-CHECK_MAIN({ "memfd", memfd }, { "anon", anon })
+static void hugetlb(void)
+{
+	NEED_HUGE(HUGE_PAGES / UNIT);
+	stress(HUGETLB);
+}
+
+CHECK_MAIN({ "memfd", memfd }, { "anon", anon }, { "hugetlb", hugetlb })
