@@ -84,6 +84,7 @@ static void place(struct tsp_area *slot, const struct tsp_area *area)
 	slot->was_shared = area->was_shared;
 	slot->is_dontfork = area->is_dontfork;
 	slot->is_reported = area->is_reported;
+	slot->has_grown = area->has_grown;
 	/* A reader may see the two out of step: then it takes the lock for nothing. */
 	atomic_store(&slot->start, area->start);
 	atomic_store(&slot->end, area->end);
@@ -155,6 +156,7 @@ void tsp_areas_move(uint64_t from, uint64_t from_bytes, uint64_t to, uint64_t to
 		return;
 	moved.start = to;
 	moved.end = to + to_bytes;
+	moved.has_grown |= to_bytes > from_bytes;
 	place(slot, &moved);
 }
 

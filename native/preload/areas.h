@@ -34,6 +34,9 @@ struct tsp_area {
 	bool was_shared;              /* with a child: its pages must become exclusive first */
 	bool is_dontfork;             /* the program said so */
 	bool is_reported;
+	/* By mremap() while attached: its new end is left out of children, too, and the engine,
+	 * which has no page there, does not take that back. */
+	bool has_grown;
 };
 
 struct tsp_rule {

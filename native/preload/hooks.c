@@ -25,7 +25,8 @@
 #include "preload.h"
 
 #define HOOK __attribute__((visibility("default")))
-#define ALIAS(name) __attribute__((visibility("default"), alias(name)))
+#define TEXT(name) #name
+#define ALIAS(name) __attribute__((visibility("default"), alias(TEXT(name))))
 
 enum {
 	/* Smaller ones are looked at only if the rule wants smaller ones. */
@@ -124,7 +125,7 @@ HOOK void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offse
 	return got;
 }
 
-ALIAS("mmap") void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t offset);
+ALIAS(mmap) void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t offset);
 
 /* ---- What changes mappings ----------------------------------------------------------------- */
 
@@ -210,7 +211,7 @@ HOOK int fallocate(int fd, int mode, off_t offset, off_t len)
 	return rc;
 }
 
-ALIAS("fallocate") int fallocate64(int fd, int mode, off64_t offset, off64_t len);
+ALIAS(fallocate) int fallocate64(int fd, int mode, off64_t offset, off64_t len);
 
 /* ---- Forks --------------------------------------------------------------------------------- */
 

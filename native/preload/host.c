@@ -214,8 +214,10 @@ void tsp_fork_prepare(void)
 	/* Detaching has undone what the program had said about these. */
 	for (uint32_t i = 0; i < tsp_table.nr_used; i++) {
 		struct tsp_area *area = &tsp_table.areas[i];
-		if (area->is_dontfork && area->end > area->start)
-			syscall(SYS_madvise, area->start, area->end - area->start, MADV_DONTFORK);
+		int advice = area->is_dontfork ? MADV_DONTFORK : MADV_DOFORK;
+		if ((area->is_dontfork || area->has_grown) && area->end > area->start)
+			syscall(SYS_madvise, area->start, area->end - area->start, advice);
+		area->has_grown = false;
 	}
 }
 
