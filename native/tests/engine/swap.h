@@ -11,6 +11,16 @@
 
 enum { SWAP_MIB = 96 };
 
+static char swap_path[160];
+
+/* A check that fails ends the program, and must not leave its swap behind. */
+static inline void swap_forget(void)
+{
+	for (unsigned n = 0; swap_path[0] && n < 10 && swapoff(swap_path) && errno != EINVAL; n++)
+		usleep(100000);
+	swap_path[0] = '\0';
+}
+
 /* The header's page as swapon(2) wants it (version 1, last page, magic).  False: no swap here (not
  * root, or a file system without). */
 static inline bool swap_on(const char *path)
@@ -27,8 +37,12 @@ static inline bool swap_on(const char *path)
 	CHECK_EQ(pwrite(fd, page, sizeof(page), 0), GUEST_PAGE);
 	CHECK_EQ(fsync(fd), 0);
 	close(fd);
-	if (!swapon(path, 0))
+	if (!swapon(path, 0)) {
+		bool is_first = !swap_path[0];
+		snprintf(swap_path, sizeof(swap_path), "%s", path);
+		CHECK(!is_first || atexit(swap_forget) == 0);
 		return true;
+	}
 	CHECK(errno == EPERM || errno == EINVAL || errno == ENOSYS);
 	return false;
 }

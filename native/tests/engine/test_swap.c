@@ -20,15 +20,20 @@ static void *page_out(void *arg)
 	return NULL;
 }
 
-/* The kernel gives up on pages that somebody else is at work on, and wants to be asked again. */
+/* The kernel gives up on pages that somebody else is at work on, or when memory is short for the
+ * moment, and wants to be asked again. */
 static void swap_off(const char *path)
 {
 	unsigned n = 0;
 
 	while (swapoff(path)) {
-		fprintf(stderr, "swapoff %s: %s\n", path, strerror(errno));
-		CHECK((errno == EINTR || errno == EAGAIN || errno == EBUSY) && n++ < 10);
+		int error = errno;
+		fprintf(stderr, "swapoff %s: %s\n", path, strerror(error));
+		CHECK((error == EINTR || error == EAGAIN || error == EBUSY || error == ENOMEM) &&
+		      n++ < 50);
+		usleep(100000);
 	}
+	swap_path[0] = '\0';
 }
 
 static void run_guest(struct guest *guest, uint64_t evicted_min)
