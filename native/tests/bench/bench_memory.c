@@ -8,8 +8,8 @@
  *                [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
  *                [cpu=N] the touching threads' CPU
- *     ours:      [serve=message|in-thread] [fault_threads=N] [fault_cpus=MASK] [spin_us=N]
- *                [restore=auto|page|range]
+ *     ours:      [serve=message|in-thread] [fault_threads=N] [restore=auto|page|range]
+ *     ours, bare: [fault_cpus=MASK] [spin_us=N]
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
 #include "way_bare.h"

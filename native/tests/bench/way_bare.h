@@ -3,7 +3,7 @@
  * way_bare.h — the limit: the same codec calls, the same ioctls, the same reads, and nothing of
  * ours around them.  Leaving: threads that compress range after range.  Coming back (ranges of a
  * page only): one handler that polls, reads the message, reads the frame from memory or by one
- * O_DIRECT pread, decompresses and calls UFFDIO_COPY. */
+ * O_DIRECT pread, decompresses and calls UFFDIO_COPY; on a CPU and with polling as it is told. */
 #ifndef TS_TESTS_WAY_BARE_H
 #define TS_TESTS_WAY_BARE_H
 
@@ -35,6 +35,8 @@ static struct {
 	_Atomic uint64_t next, stored_bytes;
 	int fd, uffd, stop[2];
 	const char *path;
+	int cpu;                       /* of the handler; -1: any */
+	uint64_t spin_us;
 	pthread_t handler;
 } bare;
 
@@ -85,6 +87,8 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.is_zstd = arg_is(args, "codec", "zstd");
 	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
 					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
+	bare.cpu = __builtin_ffsll((long long)arg_number(args, "fault_cpus", 0)) - 1;
+	bare.spin_us = arg_number(args, "spin_us", 0);
 	bare.path = arg_is(args, "store", "file") ? arg_text(args, "path", NULL) : NULL;
 	bare.frames = calloc(bare.nr_ranges, sizeof(*bare.frames));
 	CHECK(bare.frames != NULL && bare.nr_threads <= BARE_THREADS_MAX);
@@ -129,6 +133,17 @@ static void bare_serve(const struct uffd_msg *msg, unsigned char *block, unsigne
 	CHECK_EQ(ioctl(bare.uffd, UFFDIO_COPY, &copy), 0);
 }
 
+/* As poll(2), after looking for spin_us. */
+static int bare_poll(struct pollfd *fds, nfds_t nr_fds)
+{
+	uint64_t end_ns = mono_ns() + bare.spin_us * 1000;
+	int nr = 0;
+
+	while (bare.spin_us && !nr && mono_ns() < end_ns)
+		nr = poll(fds, nr_fds, 0);
+	return nr ? nr : poll(fds, nr_fds, -1);
+}
+
 static void *bare_handler(void *arg)
 {
 	struct pollfd fds[2] = { { bare.uffd, POLLIN, 0 }, { bare.stop[0], POLLIN, 0 } };
@@ -136,7 +151,8 @@ static void *bare_handler(void *arg)
 
 	(void)arg;
 	CHECK(buf != NULL);
-	while (poll(fds, 2, -1) >= 0 && !fds[1].revents) {
+	pin_to(bare.cpu);
+	while (bare_poll(fds, 2) >= 0 && !fds[1].revents) {
 		struct uffd_msg msg;
 
 		while (read(bare.uffd, &msg, sizeof(msg)) == sizeof(msg))
