@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row 8: a random fault from the file tier.
 
-Measured: the guest's touch of a page that is in a file, random order, median; lz4, ranges of
-4 KiB, and the page alone (restore = page), so that every touch is a fault; guest thread pinned to
-CPU 0, as vCPUs often are, and free.  Against (a): a handler that does one O_DIRECT pread of
-4 KiB, decodes, and copies; fixed to CPU 0 for the pinned guest, polling for 50 us for the free one,
-which is what ours does by itself.  Against (b): kernel swap on a file of the same disk, readahead off (its best
-for random faults), the swap cache emptied by a control group before the touches.  Fair because all
-three bring back the same pages from the same disk past the page cache, one at a time, for a guest
-thread in the same place.
+Measured: the guest's touch of a page that is in a file, random order, median; lz4, ranges of 4
+KiB, and the page alone (restore = page), so that every touch is a fault; guest thread pinned to
+CPU 0, as vCPUs often are, and free. Against (a): a handler that does one O_DIRECT pread of 4 KiB,
+decodes, and copies; fixed to CPU 0 for the pinned guest, polling for 50 us for the free one,
+which is what ours does by itself. Against (b): kernel swap on a file of the same disk, readahead
+off (its best for random faults), the swap cache emptied by a control group before the touches.
+Fair because all three bring back the same pages from the same disk past the page cache, one at a
+time, for a guest thread in the same place.
 """
 
 from __future__ import annotations
