@@ -117,7 +117,7 @@ LADDER = {
         {"anon": None, "memfd": None},
         needed="6.",
         skips={
-            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if "rwp" in t)],
+            "Linux 7.3": [*RWP_FACTS, *(t for t in RWP_TESTS if "rwp" in t), "test_hugetlb"],
             "Linux 6.13": ["test_madvise_remote"],
             "MOVE, Linux 6.8": [
                 "test_events",

@@ -76,8 +76,10 @@ static inline int actor_try_join(struct actor *actor, int wait_ms)
 
 static inline void actor_join(struct actor *actor, const char *who)
 {
-	if (actor_try_join(actor, RACE_WAIT_MS)) {
-		fprintf(stderr, "%s: does not come back\n", who);
+	int rc = actor_try_join(actor, RACE_WAIT_MS);
+
+	if (rc) {
+		fprintf(stderr, "%s: does not come back: %s\n", who, strerror(rc));
 		abort();
 	}
 }
