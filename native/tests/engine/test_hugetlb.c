@@ -11,6 +11,16 @@
 
 enum { UNITS = 16, PAGES = UNITS * UNIT };
 
+/* Who waited is awake a moment before words and counters say so. */
+#define WAIT_FOR(condition)                                                     \
+	do {                                                                    \
+		struct timespec pause_ = { .tv_nsec = 1000000 };                \
+		for (unsigned n_ = 0; !(condition); n_++) {                     \
+			CHECK(n_ < RACE_WAIT_MS);                               \
+			nanosleep(&pause_, NULL);                               \
+		}                                                               \
+	} while (0)
+
 static void start(struct guest *guest, struct ts_region_options options)
 {
 	race_catch_signals();
@@ -62,14 +72,9 @@ static uint64_t nr_cached(struct guest *guest)
 	return (uint64_t)st.st_blocks * 512 / GUEST_PAGE;
 }
 
-/* Who waited is awake a moment before the words say so. */
 static void wait_resident(struct guest *guest, uint64_t nr_pages)
 {
-	struct timespec pause = { .tv_nsec = 1000000 };
-
-	for (unsigned n = 0; guest_stats(guest)->nr_resident != nr_pages && n < RACE_WAIT_MS; n++)
-		nanosleep(&pause, NULL);
-	CHECK_EQ(guest_stats(guest)->nr_resident, nr_pages);
+	WAIT_FOR(guest_stats(guest)->nr_resident == nr_pages);
 }
 
 static struct ts_evict_result evict_all(struct guest *guest, uint32_t age_min)
@@ -345,7 +350,7 @@ static void faults_in_a_window(void)
 	race_wait(TS_PHASE_WINDOW);
 	actor_start_in(&race, do_read_second, &other);
 	actor_join(&other, "who touches another unit");
-	CHECK_EQ(guest_stats(&race.guest)->nr_faults_guard, 1);
+	WAIT_FOR(guest_stats(&race.guest)->nr_faults_guard == 1);
 	actor_start_in(&race, do_peek, &reader);
 	actor_start_in(&race, do_write, &writer);
 	CHECK_EQ(actor_try_join(&writer, 50), ETIMEDOUT);
@@ -410,6 +415,7 @@ static void no_free_page(void)
 	memset(taken, 1, len);
 	actor_start_in(&race, do_read, &readers[0]);
 	actor_start_in(&race, do_read_second, &readers[1]);
+	WAIT_FOR(guest_stats(&race.guest)->failures[TS_FAIL_INSTALL] > 0);
 	CHECK_EQ(actor_try_join(&readers[0], 300), ETIMEDOUT);
 	CHECK_EQ(guest_stats(&race.guest)->failures[TS_FAIL_INSTALL], 1);
 	/* A prefetch does not wait. */
@@ -431,9 +437,9 @@ static void corrupt(void)
 	guest_evict(&race.guest, 2 * HUGE_BYTES, 0, true);
 	CHECK_EQ(race_peek(race_addr(&race)), SIGBUS);
 	struct ts_stats *stats = guest_stats(&race.guest);
-	CHECK_EQ(stats->nr_gone, UNIT);
 	CHECK_EQ(stats->failures[TS_FAIL_CORRUPT], 1);
 	CHECK_EQ(stats->failures[TS_FAIL_POISONED], UNIT);
+	WAIT_FOR(guest_stats(&race.guest)->nr_gone == UNIT);
 	for (unsigned i = 0; i < UNIT; i++)
 		race.guest.versions[i] = GUEST_UNMAPPED;
 	close_race(&race);
