@@ -187,6 +187,20 @@ static inline void guest_attach(struct guest *guest, struct ts_region_options op
 	CHECK_EQ(rc, 0);
 }
 
+/* A guest of nr_pages over one tier, attached; lz4. */
+static inline void guest_begin(struct guest *guest, uint64_t nr_pages, bool is_memfd,
+			       const char *store, uint32_t range_bytes,
+			       struct ts_region_options options)
+{
+	guest_map(guest, nr_pages, is_memfd);
+	guest_open(guest);
+	CHECK_EQ(guest_add_tier(guest, "tier", store,
+				strcmp(store, "ram") ? guest_path(guest, "tier") : NULL, 64 << 20,
+				TS_CODEC_LZ4, range_bytes, NULL), 0);
+	CHECK_EQ(ts_engine_start(guest->engine), 0);
+	guest_attach(guest, options);
+}
+
 static inline struct ts_evict_result guest_evict(struct guest *guest, uint64_t bytes,
 						 uint32_t age_min, bool no_probation)
 {

@@ -3,7 +3,8 @@
 #include "fault/follow.h"
 
 #include <pthread.h>
-#include <string.h>
+
+#include "util/thread.h"
 
 enum {
 	NOWHERE = -1,
@@ -65,16 +66,13 @@ static void go_to(struct ts_follow *follow, int cpu)
 	/* Whoever confines this thread from outside while it is free is obeyed. */
 	if (follow->cpu == NOWHERE && sched_getaffinity(0, sizeof(set), &set) == 0)
 		follow->home = set;
-	if (cpu == NOWHERE) {
-		set = follow->home;
-	} else if (CPU_ISSET((size_t)cpu, &follow->home)) {
-		CPU_ZERO(&set);
-		CPU_SET((size_t)cpu, &set);
-	} else {
+	if (cpu != NOWHERE && !CPU_ISSET((size_t)cpu, &follow->home))
 		return;
-	}
 	/* Fails when a CPU went away; the kernel has then put us where we can run. */
-	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+	if (cpu == NOWHERE)
+		(void)pthread_setaffinity_np(pthread_self(), sizeof(follow->home), &follow->home);
+	else
+		ts_thread_pin(cpu);
 	follow->cpu = cpu;
 }
 

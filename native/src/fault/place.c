@@ -4,11 +4,11 @@
 #include "fault/place.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <sched.h>
 
 #include "util/hook.h"
 #include "util/limits.h"
+#include "util/thread.h"
 
 enum {
 	/* More than this on one userfaultfd only wake each other up. */
@@ -54,15 +54,9 @@ void ts_crew_init(struct ts_crew *crew, unsigned nr_threads)
 
 void ts_place_begin(struct ts_place *place)
 {
-	cpu_set_t set;
-
 	ts_follow_init(&place->follow, place->cpu < 0);
-	if (place->cpu < 0)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET((size_t)place->cpu, &set);
-	/* A CPU that is not ours any more: the scheduler's choice is right, too, only slower. */
-	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
+	if (place->cpu >= 0)
+		ts_thread_pin(place->cpu);
 }
 
 int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults, ts_mono_ns start_ns)

@@ -3,6 +3,7 @@
 #include "util/thread.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 
@@ -23,6 +24,15 @@ int ts_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), v
 	snprintf(short_name, sizeof(short_name), "%.15s", name);
 	pthread_setname_np(*thread, short_name);
 	return 0;
+}
+
+void ts_thread_pin(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET((size_t)cpu, &set);
+	(void)pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
 void ts_cond_init(pthread_cond_t *cond)

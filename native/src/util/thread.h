@@ -10,6 +10,10 @@
  * set. */
 int ts_thread_start(pthread_t *thread, const char *name, void *(*run)(void *), void *arg);
 
+/* Confines the calling thread to a CPU.  One that is not ours any more is no error: the scheduler's
+ * choice is right, too, only slower. */
+void ts_thread_pin(int cpu);
+
 /* A condition whose timed waits count in CLOCK_MONOTONIC. */
 void ts_cond_init(pthread_cond_t *cond);
 

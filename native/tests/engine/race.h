@@ -148,6 +148,17 @@ static inline void do_write(struct race *race)
 	atomic_store(&race->guest.versions[RACE_PAGE], RACE_VERSION);
 }
 
+static inline void do_deactivate(struct race *race)
+{
+	CHECK_EQ(ts_region_deactivate(race->guest.region), 0);
+}
+
+static inline void do_write_and_deactivate(struct race *race)
+{
+	do_write(race);
+	do_deactivate(race);
+}
+
 /* A touch of the page that may be anything, or nothing, by now. */
 static inline void do_peek(struct race *race)
 {

@@ -246,17 +246,6 @@ static void do_evict_first(struct race *race)
 	guest_evict(&race->guest, HUGE_BYTES, 0, true);
 }
 
-static void do_deactivate(struct race *race)
-{
-	CHECK_EQ(ts_region_deactivate(race->guest.region), 0);
-}
-
-static void do_write_and_deactivate(struct race *race)
-{
-	do_write(race);
-	do_deactivate(race);
-}
-
 static void do_discard(struct race *race)
 {
 	CHECK_EQ(ts_region_discard(race->guest.region, 0, HUGE_BYTES), 0);

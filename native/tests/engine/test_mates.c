@@ -8,12 +8,7 @@ enum { PAGES = 4096 };
 
 static void open_with(struct guest *guest, bool is_memfd, struct ts_region_options options)
 {
-	guest_map(guest, PAGES, is_memfd);
-	guest_open(guest);
-	CHECK_EQ(guest_add_tier(guest, "tier", "file", guest_path(guest, "tier"), 64 << 20,
-				TS_CODEC_LZ4, GUEST_PAGE, NULL), 0);
-	CHECK_EQ(ts_engine_start(guest->engine), 0);
-	guest_attach(guest, options);
+	guest_begin(guest, PAGES, is_memfd, "file", GUEST_PAGE, options);
 }
 
 /* Every page once, so that no two faults are near one another. */

@@ -39,17 +39,6 @@ static bool is_resident(struct race *race, uint32_t page)
 	return ts_word_is(ts_word_load(&race->guest.region->words[page]), TS_RESIDENT);
 }
 
-static void do_deactivate(struct race *race)
-{
-	CHECK_EQ(ts_region_deactivate(race->guest.region), 0);
-}
-
-static void do_write_and_deactivate(struct race *race)
-{
-	do_write(race);
-	do_deactivate(race);
-}
-
 static void do_page_out(struct race *race)
 {
 	do_write(race);

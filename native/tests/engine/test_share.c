@@ -48,13 +48,7 @@ static void who_holds_little_is_never_above_its_share(void)
 
 static void open_with(struct guest *guest, bool is_memfd, const char *store, uint32_t range_bytes)
 {
-	guest_map(guest, PAGES, is_memfd);
-	guest_open(guest);
-	CHECK_EQ(guest_add_tier(guest, "tier", store,
-				strcmp(store, "ram") ? guest_path(guest, "tier") : NULL, 64 << 20,
-				TS_CODEC_LZ4, range_bytes, NULL), 0);
-	CHECK_EQ(ts_engine_start(guest->engine), 0);
-	guest_attach(guest, (struct ts_region_options){ 0 });
+	guest_begin(guest, PAGES, is_memfd, store, range_bytes, (struct ts_region_options){ 0 });
 	guest->region->share_weight = 1;  /* as adopted ones have */
 	guest_evict(guest, PAGES * GUEST_PAGE, 0, true);
 }

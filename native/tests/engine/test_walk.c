@@ -8,18 +8,6 @@
 
 enum { PAGES = 1024, WAIT_MS = 10000 };
 
-static void open_with(struct guest *guest, bool is_memfd, const char *store, uint32_t range_bytes,
-		      struct ts_region_options options)
-{
-	guest_map(guest, PAGES, is_memfd);
-	guest_open(guest);
-	CHECK_EQ(guest_add_tier(guest, "tier", store,
-				strcmp(store, "ram") ? guest_path(guest, "tier") : NULL, 64 << 20,
-				TS_CODEC_LZ4, range_bytes, NULL), 0);
-	CHECK_EQ(ts_engine_start(guest->engine), 0);
-	guest_attach(guest, options);
-}
-
 static void evict_all(struct guest *guest)
 {
 	guest_evict(guest, PAGES * GUEST_PAGE, 0, true);
@@ -32,7 +20,7 @@ static void walk(bool is_memfd, const char *store, uint32_t range_bytes,
 	struct guest guest = { .nr_fault_threads = 3 };
 	uint64_t nr_prefetched = 0;
 
-	open_with(&guest, is_memfd, store, range_bytes, options);
+	guest_begin(&guest, PAGES, is_memfd, store, range_bytes, options);
 	/* The threads that could be asked may not have come to their waiting yet. */
 	for (unsigned round = 0; !nr_prefetched && round < 100; round++) {
 		evict_all(&guest);
@@ -65,7 +53,7 @@ static void not_if_single_pages_are_wanted(void)
 {
 	struct guest guest = { .nr_fault_threads = 3 };
 
-	open_with(&guest, false, "ram", 65536,
+	guest_begin(&guest, PAGES, false, "ram", 65536,
 		  (struct ts_region_options){ .restore = TS_RESTORE_PAGE });
 	evict_all(&guest);
 	guest_check_all(&guest);
@@ -102,7 +90,7 @@ static void what_lone_faults_came_to_is_learnt(void)
 {
 	struct guest guest = { .nr_fault_threads = 1 };
 
-	open_with(&guest, false, "ram", 65536, (struct ts_region_options){ 0 });
+	guest_begin(&guest, PAGES, false, "ram", 65536, (struct ts_region_options){ 0 });
 	CHECK(visit_ranges(&guest, 1) >= 9);
 	CHECK_EQ(guest_stats(&guest)->nr_restored, 0);
 	CHECK(visit_ranges(&guest, 3) <= 12);
@@ -129,7 +117,7 @@ static void walks_against_eviction_and_detach(void)
 	struct guest guest = { .nr_fault_threads = 3 };
 	pthread_t threads[2];
 
-	open_with(&guest, false, "ram", 65536, (struct ts_region_options){ 0 });
+	guest_begin(&guest, PAGES, false, "ram", 65536, (struct ts_region_options){ 0 });
 	for (unsigned i = 0; i < 2; i++)
 		CHECK_EQ(pthread_create(&threads[i], NULL, walker, &guest), 0);
 	for (unsigned round = 0; round < 60; round++) {
@@ -161,7 +149,7 @@ static void what_was_decoded_is_not_served_for_another_frame(void)
 {
 	struct guest guest = { .nr_fault_threads = 1 };
 
-	open_with(&guest, false, "ram", 262144, (struct ts_region_options){ 0 });
+	guest_begin(&guest, PAGES, false, "ram", 262144, (struct ts_region_options){ 0 });
 	for (uint32_t version = 1; version < 20; version++) {
 		evict_all(&guest);
 		CHECK(guest_is_right(&guest, 0, version - 1));
