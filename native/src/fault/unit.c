@@ -59,15 +59,25 @@ static unsigned tier_of(const struct ts_serve_ctx *ctx, uint32_t frame)
 	return ts_frame_tier(ts_frames_load(&ctx->engine->frames, frame));
 }
 
+/* Of what is ours of the unit, page by page from *i down, so that the lock comes last. */
+static bool next_coming(struct ts_shard *shard, uint32_t first, unsigned *i, uint32_t *payload_out)
+{
+	while ((*i)-- > 0) {
+		ts_word word = ts_word_load(ts_unit_word(shard, first, *i));
+		*payload_out = ts_word_payload(word);
+		if (ts_word_is(word, TS_COMING))
+			return true;
+	}
+	return false;
+}
+
 /* Not now: what we have of it becomes what it was, the lock last. */
 static void retreat(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t first)
 {
-	for (unsigned i = TS_CHUNK_PAGES; i-- > 0;) {
+	uint32_t payload;
+
+	for (unsigned i = TS_CHUNK_PAGES; next_coming(shard, first, &i, &payload);) {
 		ts_word_slot *slot = ts_unit_word(shard, first, i);
-		ts_word word = ts_word_load(slot);
-		uint32_t payload = ts_word_payload(word);
-		if (!ts_word_is(word, TS_COMING))
-			continue;
 		if (payload < TS_COMING_FILL) {
 			ts_install_retreat(ctx->engine, shard->region, first + i, payload,
 					   tier_of(ctx, payload));
@@ -83,13 +93,10 @@ static void retreat(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t f
 /* All that is ours ends as @to, and its frames lose it; the lock last. */
 static void finish_all(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t first, ts_word to)
 {
-	for (unsigned i = TS_CHUNK_PAGES; i-- > 0;) {
-		ts_word_slot *slot = ts_unit_word(shard, first, i);
-		ts_word word = ts_word_load(slot);
-		uint32_t payload = ts_word_payload(word);
-		if (!ts_word_is(word, TS_COMING))
-			continue;
-		ts_word_finish(slot, to);
+	uint32_t payload;
+
+	for (unsigned i = TS_CHUNK_PAGES; next_coming(shard, first, &i, &payload);) {
+		ts_word_finish(ts_unit_word(shard, first, i), to);
 		if (payload < TS_COMING_FILL)
 			ts_frames_drop_page(&ctx->engine->frames, payload);
 	}
@@ -248,6 +255,7 @@ static uint16_t heat_of(struct ts_serve_ctx *ctx, const struct ts_unit *unit)
 static void finish_resident(struct ts_serve_ctx *ctx, const struct ts_unit *unit, bool is_copied)
 {
 	struct ts_region *region = unit->shard->region;
+	uint32_t payload;
 	unsigned nr_read = 0;
 
 	if (ts_word_load(ts_unit_word(unit->shard, unit->first, 0)) & TS_WORD_REMOVED) {
@@ -255,14 +263,10 @@ static void finish_resident(struct ts_serve_ctx *ctx, const struct ts_unit *unit
 		return;
 	}
 	ts_unit_set_heat(region, unit->first, heat_of(ctx, unit));
-	for (unsigned i = TS_CHUNK_PAGES; i-- > 0;) {
-		ts_word_slot *slot = ts_unit_word(unit->shard, unit->first, i);
-		ts_word word = ts_word_load(slot);
-		uint32_t payload = ts_word_payload(word);
-		if (!ts_word_is(word, TS_COMING))
-			continue;
+	for (unsigned i = TS_CHUNK_PAGES; next_coming(unit->shard, unit->first, &i, &payload);) {
 		if (payload >= TS_COMING_FILL) {
-			ts_word_finish(slot, ts_word_make(TS_RESIDENT, 0, 0));
+			ts_word_finish(ts_unit_word(unit->shard, unit->first, i),
+				       ts_word_make(TS_RESIDENT, 0, 0));
 			continue;
 		}
 		nr_read++;
