@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tierstore.probe import probe
+
 SIZE = "128MiB"
 
 ALL_BY_PYTHON = """
@@ -119,6 +121,17 @@ def test_memory_leaves_and_comes_back(tmp_path: Path, memory: str, tracker: str)
     assert found["tracker"] in (tracker, "rwp")
     times = found["fault_us"]
     assert 0 < times["p50"] <= times["p99"] <= times["p999"]
+    assert left_behind(tmp_path) == []
+
+
+@pytest.mark.skipif(probe().flags["has_rwp_hugetlb"], reason="this kernel has RWP of hugetlbfs")
+def test_huge_pages_need_another_kernel(tmp_path: Path) -> None:
+    """Refused at once, by name; where they work tests/vm/test_ladder.py sees it."""
+    done = subprocess.run(command(tmp_path, "--memory", "hugetlb"), capture_output=True, text=True,
+                          timeout=60, check=False)  # fmt: skip
+    assert done.returncode == 3
+    assert "--memory hugetlb needs Linux 7.3.4" in done.stderr
+    assert "--memory memfd" in done.stderr
     assert left_behind(tmp_path) == []
 
 

@@ -100,7 +100,7 @@ def published() -> Iterator[int]:
         (["no-such-command"], 2, ["No such command"]),
         (["demo", "--size", "3x"], 2, ["--size", "3x", "512MiB"]),
         (["demo", "--size", "4KiB"], 2, ["--size", "16MiB"]),
-        (["demo", "--memory", "hugetlb"], 2, ["--memory", "hugetlb", "anon", "memfd"]),
+        (["demo", "--memory", "pmem"], 2, ["--memory", "pmem", "anon", "memfd", "hugetlb"]),
         (["demo", "--size", "900TiB"], 3, ["memory", "--size"]),
         (["demo", "--folder", "/no/such/folder"], 2, ["--folder", "/no/such/folder"]),
         (["demo", "--config", "/no/such.toml"], 2, ["/no/such.toml"]),

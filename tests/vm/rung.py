@@ -35,6 +35,7 @@ COMMANDS = {
 PYTHON_COMMANDS = {
     "python anon": ["python", "-P", "examples/seed_workflow.py", "anon"],
     "python memfd": ["python", "-P", "examples/seed_workflow.py", "memfd"],
+    "hugetlb": [*DEMO, "hugetlb"],
     "serve": ["pytest", "-q", "--junit-xml=/results/serve.xml", "tests/manager/test_rwp.py"],
 }
 

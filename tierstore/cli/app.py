@@ -58,7 +58,9 @@ def probe(json: Json = False) -> None:
 def demo(
     seconds: Annotated[float, typer.Option(min=1, help="How long the guest runs.")] = 20,
     size: Annotated[str, typer.Option(help="The guest's memory, such as 512MiB.")] = "512MiB",
-    memory: Annotated[str, typer.Option(help="anon or memfd.")] = "memfd",
+    memory: Annotated[
+        str, typer.Option(help="anon, memfd, or hugetlb (2 MiB pages, Linux 7.3.4 and later).")
+    ] = "memfd",
     config: Annotated[
         Path | None, typer.Option(help="Tiers of your own, in TOML; {folder} in it is the demo's.")
     ] = None,

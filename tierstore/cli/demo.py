@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,6 +20,7 @@ from tierstore import units
 from tierstore.cli.exits import OK, SIGNALS, WRONG_BYTES, complain
 from tierstore.cli.render import Rates, bar, engine_block, latency_text, plain_line, rates_between
 from tierstore.demo.guest import GuestOptions
+from tierstore.demo.memory import KINDS, Kind
 from tierstore.demo.run import DemoOptions, Look, Stop, View
 from tierstore.demo.run import run as run_demo
 from tierstore.demo.summary import Summary
@@ -162,12 +163,12 @@ def run(*, as_json: bool, size: str, memory: str, **given: Any) -> int:
         size_bytes = units.parse_size(size)
     except ValueError as error:
         raise ConfigError(f"--size: {error}") from None
-    if memory not in ("anon", "memfd"):
-        raise ConfigError(f"--memory: {memory!r}; anon or memfd would do")
+    if memory not in KINDS:
+        raise ConfigError(f"--memory: {memory!r}; one of {', '.join(KINDS)} would do")
     options = DemoOptions(
         seconds=given["seconds"],
         size_bytes=size_bytes,
-        memory=cast(Literal["anon", "memfd"], memory),
+        memory=cast(Kind, memory),
         config=cast("Path | None", given["config"]),
         folder=cast("Path | None", given["folder"]),
         cold_per_s=cast("int | None", given["cold_per_s"]),

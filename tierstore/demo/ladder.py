@@ -49,9 +49,12 @@ def _available_bytes() -> int:
     return 1 << 62
 
 
-def check_room(folder: Path, region_bytes: int) -> None:
-    """Raise ``HostError`` if memory or disk are too small for a guest of that size."""
-    available = _available_bytes()
+def check_room(folder: Path, region_bytes: int, *, reserved_bytes: int = 0) -> None:
+    """Raise ``HostError`` if memory or disk are too small for a guest of that size.
+
+    ``reserved_bytes`` of memory are set aside for it already.
+    """
+    available = _available_bytes() + reserved_bytes
     if region_bytes * 5 // 4 > available:
         raise HostError(
             f"a guest of {format_size(region_bytes)} needs more memory than there is "

@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from tierstore.config import Config
 from tierstore.demo import ladder
 from tierstore.demo.folder import temporary_folder
 from tierstore.demo.guest import Guest, GuestOptions, GuestStatistics
+from tierstore.demo.memory import Kind, guest_memory, page_bytes
 from tierstore.demo.source import build_source
 from tierstore.demo.summary import Summary
 from tierstore.engine import Engine
@@ -40,7 +40,7 @@ class DemoOptions:
 
     seconds: float = 20.0
     size_bytes: int = 512 << 20
-    memory: Literal["anon", "memfd"] = "memfd"
+    memory: Kind = "memfd"
     config: Path | None = None
     folder: Path | None = None
     cold_per_s: int | None = None
@@ -104,7 +104,9 @@ def _prepare(options: DemoOptions, folder: Path, view: View) -> tuple[int, int]:
 def _guest_options(options: DemoOptions) -> GuestOptions:
     """Unless given, touches anywhere scale with the region: all of it once in two minutes."""
     per_s = max(options.size_bytes // 4096 // 128, 50)
-    cold_per_s = per_s if options.cold_per_s is None else options.cold_per_s
+    cold_per_s = options.cold_per_s
+    if cold_per_s is None:
+        cold_per_s = max(per_s * 4096 // page_bytes(options.memory), 1)
     return dataclasses.replace(options.guest, cold_per_s=cold_per_s, drift_per_s=per_s)
 
 
@@ -166,12 +168,10 @@ def run(options: DemoOptions, view: View, stop: Stop) -> Summary:
     options = dataclasses.replace(options, size_bytes=size_bytes)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(temporary_folder(options.folder))
-        ladder.check_room(folder, size_bytes)
+        memory = stack.enter_context(guest_memory(options.memory, size_bytes, folder))
         config = _config(options, folder)
         source_fd, source_bytes = _prepare(options, folder, view)
         stack.callback(os.close, source_fd)
-        allocate = GuestMemory.anon if options.memory == "anon" else GuestMemory.memfd
-        memory = stack.enter_context(allocate(size_bytes))
         guest_options = _guest_options(options)
         guest = stack.enter_context(Guest(memory, source_fd, source_bytes, guest_options))
         guest.fill()
