@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_age.c — pages aged many at a time (track/age.h) against the rule for one page, written down
- * once more here, on words, heat and bitmaps of every kind. */
+ * once more here, on words, heat and bitmaps of every kind.  By vectors on a CPU with AVX2, four at
+ * a time on others and under the thread sanitizer. */
 #include <string.h>
 
 #include "check.h"

@@ -5,7 +5,10 @@
 #include "os/sys.h"
 #include "util/base.h"
 
-enum { RUNS_MAX = 256 };  /* regions a call: 6 KiB of stack */
+/* Runs a call: 12 KiB of stack, and what the kernel collects before it copies.  Where there is room
+ * for more it tells the last of them twice (Linux 6.18: a second round that comes to the range's end
+ * leaves walk_end where the first one stopped). */
+enum { RUNS_MAX = 512 };
 
 int ts_pagemap_open(void)
 {

@@ -7,7 +7,7 @@
 
 #include "os/sys.h"
 #include "os/uffd.h"
-#include "track/age.h"
+#include "track/block.h"
 
 enum {
 	HUGE_PAGES = 512,  /* a huge page, in pages */
@@ -137,22 +137,29 @@ static bool may_deactivate(const struct ts_region *region, ts_word word)
 /* GONE is the one state with both outer bits; nobody changes it. */
 static_assert((TS_GONE & 5) == 5 && TS_STATE_COUNT == 6, "one state has bits 0 and 2");
 
+enum { BLOCK = 64 };
+
+static bool block_has_gone(struct ts_region *region, uint32_t page)
+{
+	uint64_t gone = 0;
+
+	for (unsigned i = 0; i < BLOCK; i += 2) {
+		uint64_t words = ts_region_word_pair(region, page + i);
+		gone |= words & words >> 2;
+	}
+	return gone & UINT64_C(0x0000000100000001);
+}
+
 /* How many pages from `page` on, of at most nr_max, are ours to deactivate. */
 static uint32_t pages_allowed(struct ts_region *region, uint32_t page, uint32_t nr_max)
 {
-	enum { BLOCK = 64 };
-	bool is_proof = region->tracker->is_proof;
+	bool has_avx2 = TS_BLOCK_HAS_AVX2(), is_proof = region->tracker->is_proof;
 	uint32_t n = 0;
 
-	for (; !is_proof && page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK) {
-		uint64_t gone = 0;
-		for (unsigned i = 0; i < BLOCK; i += 2) {
-			uint64_t words = ts_region_word_pair(region, page + n + i);
-			gone |= words & words >> 2;
-		}
-		if (gone & UINT64_C(0x0000000100000001))
+	for (; !is_proof && page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK)
+		if (has_avx2 ? ts_block_has_gone_avx2(region, page + n) :
+			       block_has_gone(region, page + n))
 			break;
-	}
 	while (n < nr_max && may_deactivate(region, ts_word_load(&region->words[page + n])))
 		n++;
 	return n;

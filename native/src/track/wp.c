@@ -40,6 +40,7 @@ const struct ts_tracker_ops ts_tracker_wp_ops = {
 	.uffd_modes = UFFDIO_REGISTER_MODE_WP,
 	.needs_probation = true,
 	.call_pages_max = 4096,  /* 7 ns a page */
+	.sparse_pages_max = 8192,
 	.deactivate = deactivate,
 	.touched = touched,
 };

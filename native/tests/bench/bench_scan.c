@@ -14,7 +14,7 @@
 #include "os/uapi.h"
 #include "way_ours.h"
 
-enum { RUNS = 256, ROUNDS_MAX = 1000, TOUCHED_OF = 10 };
+enum { RUNS = 512, ROUNDS_MAX = 1000, TOUCHED_OF = 10 };
 
 static struct memory memory;
 static uint64_t every;
