@@ -5,8 +5,8 @@
 #include "os/sys.h"
 #include "util/base.h"
 
-/* Runs a call: 12 KiB of stack, and what the kernel collects before it copies.  Where there is room
- * for more it tells the last of them twice (Linux 6.18: a second round that comes to the range's end
+/* Runs a call: 12 KiB of stack, and what the kernel collects before it copies.  Given room for
+ * more it tells the last of them twice (Linux 6.18: a second round that comes to the range's end
  * leaves walk_end where the first one stopped). */
 enum { RUNS_MAX = 512 };
 
