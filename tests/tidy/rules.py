@@ -144,14 +144,15 @@ def banned_calls(path: PurePosixPath, text: str) -> Iterator[str]:
 
 
 def reserved_names(path: PurePosixPath, text: str) -> Iterator[str]:
-    """Names that start with an underscore belong to the compiler and the C library."""
+    """Names that start with an underscore belong to the compiler and the C library (_mm_* are
+    the compiler's, for vectors)."""
     if not is_c(path):
         return
     define = re.compile(r"^\s*#\s*define\s+(_\w+)|^(?:static\s)?[\w\s*]*?\b(_[a-z]\w*)\(")
     for number, line in enumerate(strip_comments(text).splitlines(), 1):
         match = define.match(line)
         name = match and (match.group(1) or match.group(2))
-        if name and name not in {"_GNU_SOURCE", "_exit"}:
+        if name and name not in {"_GNU_SOURCE", "_exit"} and not name.startswith("_mm"):
             yield f"{path}:{number}: {name} starts with an underscore"
 
 
