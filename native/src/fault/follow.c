@@ -32,12 +32,15 @@ static bool is_preemptible(uint32_t tid)
 
 /* The CPU that a thread is pinned to.  A machine with more CPUs than a cpu_set_t holds has no
  * answer. */
-static int only_cpu_of(uint32_t tid)
+static int only_cpu_of(uint32_t tid, bool *is_free_out)
 {
 	cpu_set_t set;
 
-	if (sched_getaffinity((pid_t)tid, sizeof(set), &set) || CPU_COUNT(&set) != 1 ||
-	    !is_preemptible(tid))
+	*is_free_out = false;
+	if (sched_getaffinity((pid_t)tid, sizeof(set), &set))
+		return NOWHERE;
+	*is_free_out = CPU_COUNT(&set) > 1;
+	if (CPU_COUNT(&set) != 1 || !is_preemptible(tid))
 		return NOWHERE;
 	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
 		if (CPU_ISSET((size_t)cpu, &set))
@@ -52,12 +55,20 @@ static int look_up(struct ts_follow *follow, uint32_t tid)
 	if (follow->known[at].tid != tid || follow->known[at].nr_uses++ == TRUSTED_USES) {
 		follow->known[at].tid = tid;
 		follow->known[at].nr_uses = 0;
-		follow->known[at].cpu = only_cpu_of(tid);
+		follow->known[at].cpu = only_cpu_of(tid, &follow->known[at].is_free);
 	}
 	return follow->known[at].cpu;
 }
 
-static void go_to(struct ts_follow *follow, int cpu)
+bool ts_follow_is_free(struct ts_follow *follow, uint32_t tid)
+{
+	if (!follow->is_on || !tid)
+		return false;
+	(void)look_up(follow, tid);
+	return follow->known[tid % TS_FOLLOW_KNOWN].is_free;
+}
+
+void ts_follow_go(struct ts_follow *follow, int cpu)
 {
 	cpu_set_t set;
 
@@ -84,7 +95,7 @@ void ts_follow_note(struct ts_follow *follow, uint32_t tid)
 	follow->nr_votes += cpu == follow->candidate;
 	if (++follow->nr_faults < WINDOW)
 		return;
-	go_to(follow, follow->nr_votes >= MAJORITY ? follow->candidate : NOWHERE);
+	ts_follow_go(follow, follow->nr_votes >= MAJORITY ? follow->candidate : NOWHERE);
 	follow->candidate = cpu;
 	follow->nr_faults = follow->nr_votes = 0;
 }
@@ -93,6 +104,6 @@ void ts_follow_stop(struct ts_follow *follow)
 {
 	if (!follow->is_on)
 		return;
-	go_to(follow, NOWHERE);
+	ts_follow_go(follow, NOWHERE);
 	follow->nr_faults = follow->nr_votes = 0;
 }

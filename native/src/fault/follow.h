@@ -25,10 +25,12 @@ struct ts_follow {
 	bool is_on;
 	int cpu;                 /* pinned to it; -1: free */
 	cpu_set_t home;          /* where it may run when it is free */
-	/* The only CPU of a thread, or -1; asked for again now and then. */
+	/* The only CPU of a thread, or -1; whether it may run on several; asked for again now and
+	 * then. */
 	struct {
 		uint32_t tid;
 		int cpu;
+		bool is_free;
 		unsigned nr_uses;
 	} known[TS_FOLLOW_KNOWN];
 	/* Of the last faults, how many came from a CPU. */
@@ -42,5 +44,9 @@ void ts_follow_init(struct ts_follow *follow, bool is_on);
 void ts_follow_note(struct ts_follow *follow, uint32_t tid);
 /* Free again. */
 void ts_follow_stop(struct ts_follow *follow);
+/* To a CPU, whatever the faults say; -1: free. */
+void ts_follow_go(struct ts_follow *follow, int cpu);
+/* Whether a thread may run on several CPUs, as far as known. */
+bool ts_follow_is_free(struct ts_follow *follow, uint32_t tid);
 
 #endif

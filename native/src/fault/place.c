@@ -50,6 +50,7 @@ void ts_crew_init(struct ts_crew *crew, unsigned nr_threads)
 {
 	crew->nr_threads = 0;
 	atomic_store(&crew->nr_active, TS_MIN(nr_threads, nr_waiting_min()));
+	ts_pair_init(&crew->pair, nr_threads);
 }
 
 void ts_place_begin(struct ts_place *place)
@@ -63,10 +64,13 @@ int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults, 
 {
 	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
 
+	place->gap_ns = start_ns - place->round_end_ns;
+	if (place->is_paired)
+		return -1;
 	place->nr_vain_rounds = nr_faults == -EAGAIN ? place->nr_vain_rounds + 1 : 0;
 	if (nr_faults > 0)
 		place->nr_busy_rounds = nr_faults > 1 ||
-					start_ns - place->round_end_ns < BUSY_GAP_NS ?
+					place->gap_ns < BUSY_GAP_NS ?
 					place->nr_busy_rounds + 1 : 0;
 	if (place->nr_busy_rounds >= BUSY_ROUNDS && nr_active < crew->nr_threads) {
 		place->nr_busy_rounds = 0;
@@ -80,13 +84,42 @@ int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults, 
 	return -1;
 }
 
-void ts_place_note(const struct ts_crew *crew, struct ts_place *place, uint32_t tid)
+int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bool has_read)
 {
+	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
+
+	if (place->is_paired || nr_active == 1) {
+		struct ts_pair_fault fault = {
+			.tid = tid, .has_read = has_read, .gap_ns = place->gap_ns,
+			.is_free = ts_follow_is_free(&place->follow, tid),
+		};
+		if (ts_pair_note(&crew->pair, &place->votes, &fault)) {
+			bool is_on = ts_pair_is_on(&crew->pair);
+			atomic_store(&crew->nr_active, is_on ? TS_PAIR_CPUS : nr_waiting_min());
+			return TS_PAIR_CPUS - 1;
+		}
+	}
+	if (place->is_paired)
+		return -1;
 	/* Several that wait are all woken by every fault, wherever it is. */
-	if (atomic_load_explicit(&crew->nr_active, memory_order_relaxed) > 1)
+	if (nr_active > 1)
 		ts_follow_stop(&place->follow);
 	else
 		ts_follow_note(&place->follow, tid);
+	return -1;
+}
+
+bool ts_place_waits(struct ts_crew *crew, struct ts_place *place)
+{
+	bool is_paired = place->index < TS_PAIR_CPUS && ts_pair_is_on(&crew->pair);
+
+	if (TS_UNLIKELY(is_paired != place->is_paired)) {
+		ts_follow_stop(&place->follow);
+		if (is_paired)
+			ts_follow_go(&place->follow, crew->pair.cpus[place->index]);
+		place->is_paired = is_paired;
+	}
+	return place->index < atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
 }
 
 bool ts_place_may_spin(const struct ts_place *place)

@@ -4,7 +4,8 @@
  *
  * All threads that wait for a fault are woken by it and one gets it; the others were disturbed, and
  * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when
- * messages pile up while it serves; one less when the last comes too late again and again.
+ * messages pile up while it serves; one less when the last comes too late again and again.  Where
+ * they run: beside a pinned guest thread (follow.h), on either CPU (pair.h), or anywhere.
  */
 #ifndef TS_FAULT_PLACE_H
 #define TS_FAULT_PLACE_H
@@ -14,6 +15,7 @@
 #include <tierstore/tierstore.h>
 
 #include "fault/follow.h"
+#include "fault/pair.h"
 #include "util/base.h"
 
 /* Of a server. */
@@ -21,6 +23,7 @@ struct ts_crew {
 	unsigned nr_threads;
 	/* The threads below this index wait for faults; the others are parked. */
 	_Atomic unsigned nr_active;
+	struct ts_pair pair;
 };
 
 /* Of a thread. */
@@ -29,7 +32,10 @@ struct ts_place {
 	int cpu;                      /* fixed; -1: see follow */
 	struct ts_follow follow;
 	ts_mono_ns round_end_ns;      /* when it last began to wait */
+	ts_mono_ns gap_ns;            /* what it waited for the last messages */
 	unsigned nr_busy_rounds, nr_vain_rounds;
+	bool is_paired;
+	struct ts_pair_votes votes;
 };
 
 /* Fills cpus[TS_FAULT_THREAD_MAX] with where the threads shall run (-1: anywhere); returns how many
@@ -43,8 +49,11 @@ void ts_place_begin(struct ts_place *place);
  * Returns the index of a thread to be kicked, since it shall wait, too; or -1. */
 int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults,
 		   ts_mono_ns start_ns);
-/* After serving a fault of a thread (0: not known): where the next one is best waited for. */
-void ts_place_note(const struct ts_crew *crew, struct ts_place *place, uint32_t tid);
+/* After serving a fault of a thread (0: not known), or beginning a read for it: where the next one
+ * is best waited for.  Returns as above. */
+int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bool has_read);
+/* Before waiting: whether this thread waits for faults.  Goes where it should. */
+bool ts_place_waits(struct ts_crew *crew, struct ts_place *place);
 /* Whether polling, in place of sleep, is of use: not on the CPU of the faults, where the guest
  * would wait for the end of it. */
 bool ts_place_may_spin(const struct ts_place *place);

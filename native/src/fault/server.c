@@ -167,8 +167,12 @@ static void read_shard(struct fault_thread *thread, struct ts_shard *shard, shor
 		kick(&thread->server->threads[helper]);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], start_ns);
-	for (int i = 0; i < nr_faults && !shard->region->is_remote; i++)
-		ts_place_note(crew, &thread->place, faults[i].arg.pagefault.feat.ptid);
+	for (int i = 0; i < nr_faults && !shard->region->is_remote; i++) {
+		helper = ts_place_note(crew, &thread->place, faults[i].arg.pagefault.feat.ptid,
+				       thread->serve.fetch.nr_busy > 0);
+		if (helper >= 0)
+			kick(&thread->server->threads[helper]);
+	}
 }
 
 static void retry_pending(struct fault_thread *thread)
@@ -230,9 +234,7 @@ static void refresh_list(struct fault_thread *thread)
 static int wait_events(struct fault_thread *thread)
 {
 	struct ts_place *place = &thread->place;
-	unsigned nr_active = atomic_load_explicit(&thread->server->crew.nr_active,
-						  memory_order_relaxed);
-	bool waits_for_faults = place->index < nr_active;
+	bool waits_for_faults = ts_place_waits(&thread->server->crew, place);
 	nfds_t nr_polls = thread->nr_fixed + (waits_for_faults ? thread->nr_shards : 0);
 
 	place->round_end_ns = ts_now_ns();

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_place.c — a fault thread follows a guest's thread that is pinned to a CPU, from one CPU to
- * another, and is free again when that thread is (fault/follow.h). */
+ * another, and is free again when that thread is (fault/follow.h).  Of two CPUs each gets one while
+ * a free thread's faults come seldom (fault/pair.h). */
 #include <dirent.h>
 #include <sched.h>
 
 #include "guest.h"
 
-enum { PAGES = 2048, ROUNDS_MAX = 200, NR_CPUS = 2 };
+enum { PAGES = 2048, ROUNDS_MAX = 200, NR_CPUS = 2, SELDOM_PAGES = 64, SELDOM_NS = 200000 };
 
 static int cpus[NR_CPUS];
 
@@ -135,6 +136,43 @@ static void a_real_time_thread_is_not(void)
 	guest_close(&guest);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+
+	CHECK_EQ(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* A guest that computes between its faults. */
+static void fault_seldom(struct guest *guest)
+{
+	guest_evict(guest, PAGES * GUEST_PAGE, 0, true);
+	for (unsigned page = 0; page < SELDOM_PAGES; page++) {
+		CHECK(guest_is_right(guest, page, 0));
+		for (uint64_t start_ns = now_ns(); now_ns() - start_ns < SELDOM_NS;)
+			;
+	}
+}
+
+static void a_free_threads_seldom_faults_are_waited_for_on_both_cpus(void)
+{
+	struct guest guest = { 0 };
+
+	if (!has_two_cpus())
+		SKIP("needs two CPUs");
+	cpu_set_t both = set_of(2);
+	CHECK_EQ(sched_setaffinity(0, sizeof(both), &both), 0);
+	begin(&guest, (struct ts_engine_options){ 0 });
+	for (unsigned round = 0; round < ROUNDS_MAX && nr_pinned_to(-1) != 2; round++)
+		fault_seldom(&guest);
+	CHECK_EQ(nr_pinned_to(cpus[0]), 1);
+	CHECK_EQ(nr_pinned_to(cpus[1]), 1);
+	/* Soon after one another again. */
+	fault_until(&guest, &both, -1, 0);
+	guest_close(&guest);
+}
+
 static void fixed_places_stay(void)
 {
 	struct guest guest = { 0 };
@@ -152,4 +190,6 @@ static void fixed_places_stay(void)
 
 CHECK_MAIN({ "a_pinned_thread_is_followed", a_pinned_thread_is_followed },
 	   { "a_real_time_thread_is_not", a_real_time_thread_is_not },
+	   { "a_free_threads_seldom_faults_are_waited_for_on_both_cpus",
+	     a_free_threads_seldom_faults_are_waited_for_on_both_cpus },
 	   { "fixed_places_stay", fixed_places_stay })

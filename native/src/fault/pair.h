@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * pair.h — a fault thread on each of two CPUs, for guest threads that run on either.
+ *
+ * A free thread has the worst of it where the scheduler has its way: the handler is woken on the
+ * idle CPU, and by the time it answers, the CPU of the fault has fallen asleep as well; each takes
+ * its 30 us to come back.  With a handler on either CPU, both waiting, the one beside the fault
+ * answers at once.  The other is woken in vain, but not for nothing: as its CPU is awake, it does
+ * not look idle to the scheduler, which would move the guest's thread there.
+ *
+ * All of them are woken by every fault, so this is for two CPUs; and not for faults that come soon
+ * after one another: for those a handler waits awake (spin.h), or several have work (place.h).
+ */
+#ifndef TS_FAULT_PAIR_H
+#define TS_FAULT_PAIR_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "util/base.h"
+
+enum { TS_PAIR_CPUS = 2 };
+
+/* Of a server. */
+struct ts_pair {
+	bool is_possible;
+	int cpus[TS_PAIR_CPUS];  /* of the threads 0 and 1 */
+	atomic_bool is_on;
+};
+
+/* Of a thread. */
+struct ts_pair_votes {
+	unsigned nr_faults, nr_in_favour;
+	uint32_t tid;            /* whose the fault before was */
+};
+
+struct ts_pair_fault {
+	uint32_t tid;
+	bool is_free;            /* its thread may run on several CPUs */
+	bool has_read;           /* from a disk */
+	ts_mono_ns gap_ns;       /* since there was one before, at least */
+};
+
+/* Before the threads start, on one that may run where they may. */
+void ts_pair_init(struct ts_pair *pair, unsigned nr_threads);
+/* One of a pair's threads, or the only one that waits, has served a fault.  Turns the pair on or
+ * off; returns whether it did. */
+bool ts_pair_note(struct ts_pair *pair, struct ts_pair_votes *votes,
+		  const struct ts_pair_fault *fault);
+
+static inline bool ts_pair_is_on(struct ts_pair *pair)
+{
+	return atomic_load_explicit(&pair->is_on, memory_order_relaxed);
+}
+
+#endif
