@@ -89,9 +89,10 @@ void ts_follow_go(struct ts_follow *follow, int cpu)
 
 void ts_follow_note(struct ts_follow *follow, uint32_t tid)
 {
-	if (!follow->is_on || !tid)
+	if (!follow->is_on)
 		return;
-	int cpu = look_up(follow, tid);
+	/* What comes from nobody we know is no reason to stay. */
+	int cpu = tid ? look_up(follow, tid) : NOWHERE;
 	follow->nr_votes += cpu == follow->candidate;
 	if (++follow->nr_faults < WINDOW)
 		return;

@@ -10,7 +10,8 @@
  * are: a free one would be moved to an idle CPU when the handler wakes it, and nothing be gained.
  *
  * The faults' threads come with the messages (UFFD_FEATURE_THREAD_ID).  Where they don't, as from
- * another process's descriptor, nothing is followed.
+ * another process's descriptor, nothing is followed; enough of those in a row free a handler that
+ * had followed others.
  */
 #ifndef TS_FAULT_FOLLOW_H
 #define TS_FAULT_FOLLOW_H
@@ -40,7 +41,8 @@ struct ts_follow {
 
 /* Of the calling thread, as all of these.  is_on: may be pinned. */
 void ts_follow_init(struct ts_follow *follow, bool is_on);
-/* A fault of a thread of this process has been served.  A system call or two, now and then. */
+/* A fault has been served, of a thread of this process, or (0) of who knows whom.  A system call or
+ * two, now and then. */
 void ts_follow_note(struct ts_follow *follow, uint32_t tid);
 /* Free again. */
 void ts_follow_stop(struct ts_follow *follow);

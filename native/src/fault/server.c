@@ -167,8 +167,10 @@ static void read_shard(struct fault_thread *thread, struct ts_shard *shard, shor
 		kick(&thread->server->threads[helper]);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], start_ns);
-	for (int i = 0; i < nr_faults && !shard->region->is_remote; i++) {
-		helper = ts_place_note(crew, &thread->place, faults[i].arg.pagefault.feat.ptid,
+	for (int i = 0; i < nr_faults; i++) {
+		uint32_t tid = shard->region->is_remote ? 0 :
+			       faults[i].arg.pagefault.feat.ptid;
+		helper = ts_place_note(crew, &thread->place, tid,
 				       thread->serve.fetch.nr_busy > 0);
 		if (helper >= 0)
 			kick(&thread->server->threads[helper]);

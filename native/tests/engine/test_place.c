@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_place.c — a fault thread follows a guest's thread that is pinned to a CPU, from one CPU to
- * another, and is free again when that thread is (fault/follow.h).  Of two CPUs each gets one while
- * a free thread's faults come seldom (fault/pair.h). */
+ * another, and is free again when that thread is, or others fault (fault/follow.h).  Of two CPUs
+ * each gets one while a free thread's faults come seldom (fault/pair.h). */
 #include <dirent.h>
 #include <sched.h>
 
-#include "guest.h"
+#include "vmm.h"
 
 enum { PAGES = 2048, ROUNDS_MAX = 200, NR_CPUS = 2, SELDOM_PAGES = 64, SELDOM_NS = 200000 };
 
@@ -113,6 +113,38 @@ static void a_pinned_thread_is_followed(void)
 	guest_close(&guest);
 }
 
+/* Who faults in another process is not known: a handler does not stay with a thread of this one that
+ * faults no more. */
+static void another_process_is_not_followed(void)
+{
+	static const struct vmm_plan plan = {
+		.kind = VMM_SHARED, .nr_pages = PAGES, .flags = O_NONBLOCK,
+		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM,
+		.uffd_modes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP,
+	};
+	struct guest guest = { 0 };
+	struct vmm vmm;
+
+	if (!has_two_cpus())
+		SKIP("needs two CPUs");
+	cpu_set_t first = set_of(1), both = set_of(2);
+	vmm_start(&vmm, &plan);
+	begin(&guest, (struct ts_engine_options){ 0 });
+	struct ts_region *ours = guest.region;
+	vmm_adopt(&vmm, guest.engine, vmm_options(&vmm, TS_MODE_MISSING | TS_MODE_WP));
+	fault_until(&guest, &first, cpus[0], 1);
+	for (unsigned round = 0; round < ROUNDS_MAX && nr_pinned_to(-1); round++) {
+		vmm_evict(&guest, &vmm, 0);
+		CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
+	}
+	CHECK_EQ(nr_pinned_to(-1), 0);
+	guest.region = ours;
+	CHECK_EQ(ts_region_detach(vmm.region), 0);
+	vmm_end(&vmm);
+	CHECK_EQ(sched_setaffinity(0, sizeof(both), &both), 0);
+	guest_close(&guest);
+}
+
 /* A handler could not run beside a thread that does not make room for it. */
 static void a_real_time_thread_is_not(void)
 {
@@ -189,6 +221,7 @@ static void fixed_places_stay(void)
 }
 
 CHECK_MAIN({ "a_pinned_thread_is_followed", a_pinned_thread_is_followed },
+	   { "another_process_is_not_followed", another_process_is_not_followed },
 	   { "a_real_time_thread_is_not", a_real_time_thread_is_not },
 	   { "a_free_threads_seldom_faults_are_waited_for_on_both_cpus",
 	     a_free_threads_seldom_faults_are_waited_for_on_both_cpus },
