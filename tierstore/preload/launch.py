@@ -10,9 +10,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from tierstore.config import Config
 from tierstore.control import runtime_folder
@@ -82,21 +83,57 @@ def _environment(socket_path: Path, rule: Rule, *, follow: bool) -> dict[str, st
     return environment
 
 
-@contextlib.contextmanager
-def _signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Ctrl-C reaches the program by itself; what is sent to us alone is passed on."""
+class _Signals:
+    """Passes on to a program what is sent to us alone, from before it starts until it has ended.
 
-    def forward(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
+    Ctrl-C reaches the program by itself.  What we were told to ignore (nohup) it ignores as well.
+    """
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    before[signal.SIGQUIT] = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self._early: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._early.append(number)
+
+    def __enter__(self) -> Self:
+        for number in (*FORWARDED, signal.SIGINT, signal.SIGQUIT):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                # A function of ours: what is ignored would stay so in the program.
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Until it has ended; its exit code as :class:`subprocess.Popen` has it."""
+        expected = {signal.SIGCHLD, *FORWARDED} & {signal.SIGCHLD, *self._before}
+        # Blocked, so that none can come between a look and the wait.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, expected)
+        try:
+            numbers = self._early
+            while process.poll() is None:
+                for number in numbers:
+                    if number in FORWARDED:
+                        process.send_signal(number)
+                numbers = [signal.sigwait(expected)]
+            return int(process.returncode)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(list(command), env=environment)
+    except OSError as error:
+        raise UsageError(f"{command[0]} can't be run: {error.strerror}") from None
 
 
 def run_command(
@@ -134,7 +171,6 @@ def run_command(
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         stack.callback(listener.close)
-        process = subprocess.Popen(list(command), env=environment)
-        with _signals(process):
-            code = process.wait()
+        with _Signals() as signals:
+            code = signals.wait(_start(command, environment))
         return Outcome(code if code >= 0 else 128 - code, len(listener.sessions))

@@ -56,13 +56,15 @@ class Session:
         self, pid: int, program: str, config: Config, connections: list[socket.socket], say: Say
     ) -> None:
         self.pid = pid
-        self._title = f"{pid} ({program})"
+        self.title = f"{pid} ({program})"
         self._say = say
         self._config, self._own_paths = config_for_process(config, pid)
         self._connections = connections
         self._engine: RemoteEngine | None = None
         self._publisher: Publisher | None = None
         self._controller: Controller | None = None
+        self._life = threading.Lock()  # guards the two above, and is_closed
+        self.is_closed = False
 
     def start(self) -> None:
         """Hand over the configuration and wait for the engine.
@@ -85,13 +87,18 @@ class Session:
         for tier in self._config.tier:
             if tier.dictionary not in ("none", "auto"):
                 engine.set_dictionary(tier.name, Path(tier.dictionary).read_bytes())
-        self._controller = Controller(cast("Engine", engine))
+        with self._life:
+            if self.is_closed:
+                raise ConnectionAbortedError("its session has ended")
+            self._controller = Controller(cast("Engine", engine))
+            self._controller.start()
+            self._publish(engine)
 
-        self._controller.start()
+    def _publish(self, engine: RemoteEngine) -> None:
         try:
             self._publisher = Publisher(lambda: [engine.statistics().as_dict()], pid=self.pid)
         except (OSError, TierstoreError) as error:
-            self._say(logging.WARNING, f"process {self._title}: no control socket: {error}")
+            self._say(logging.WARNING, f"process {self.title}: no control socket: {error}")
 
     def listen(self) -> None:
         """Pass the engine's log on until the session ends."""
@@ -101,23 +108,26 @@ class Session:
                 head, text = receive(log)
                 if head.type == lib.TSP_LINE:
                     line = text.decode("utf-8", "replace")
-                    self._say(_LEVELS[min(max(head.rc, 0), 3)], f"process {self._title}: {line}")
+                    self._say(_LEVELS[min(max(head.rc, 0), 3)], f"process {self.title}: {line}")
 
     def close(self) -> None:
-        """Let go of a process that has gone, or has ended its session."""
-        if self._publisher is not None:
-            self._publisher.close()
+        """Let go of a process that has gone, or has ended its session.  Idempotent."""
+        # First: whoever starts or drives it may be waiting for an answer.
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
-        if self._controller is not None:
-            self._controller.stop()
-        for connection in self._connections:
-            connection.close()
-        engine, self._engine = self._engine, None
+        with self._life:
+            self.is_closed = True
+            if self._publisher is not None:
+                self._publisher.close()
+            if self._controller is not None:
+                self._controller.stop()
+            for connection in self._connections:
+                connection.close()
+            engine, self._engine = self._engine, None
         if engine is not None and engine.last is not None:
             evicted, faults = engine.last.evictions.evicted, engine.last.faults.total
-            line = f"process {self._title}: {evicted:,} pages left, {faults:,} faults"
+            line = f"process {self.title}: {evicted:,} pages left, {faults:,} faults"
             self._say(logging.INFO, line)
 
     def _remove_paths(self) -> None:
@@ -193,27 +203,24 @@ class Listener:
             program = bytes(ffi.string(hello.program)).decode("utf-8", "replace")
             connections = [half[i] for i in range(3)]
             del self._half[pid]
-            threading.Thread(
-                target=self._run, args=(pid, program, connections), daemon=True
-            ).start()
+            session = Session(pid, program, self._config, connections, self._say)
+            with self._lock:
+                before = self._sessions.get(pid)
+                self._sessions[pid] = session
+                self._seen.append(session)
+            threading.Thread(target=self._run, args=(session, before), daemon=True).start()
 
-    def _run(self, pid: int, program: str, connections: list[socket.socket]) -> None:
-        session = Session(pid, program, self._config, connections, self._say)
-        with self._lock:
-            before = self._sessions.get(pid)
-            self._sessions[pid] = session
-            self._seen.append(session)
+    def _run(self, session: Session, before: Session | None) -> None:
         if before is not None:
             before.close()
         try:
             session.start()
+            session.listen()
         except (OSError, TierstoreError) as error:
-            line = f"process {pid} ({program}) runs without tiers: {error}"
-            self._say(logging.ERROR, line)
+            if not session.is_closed:
+                self._say(logging.ERROR, f"process {session.title} runs without tiers: {error}")
+        finally:
             session.close()
-            return
-        session.listen()
-        session.close()
 
     def close(self) -> None:
         """Ends the listener and every session.  Idempotent."""

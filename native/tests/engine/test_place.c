@@ -113,8 +113,8 @@ static void a_pinned_thread_is_followed(void)
 	guest_close(&guest);
 }
 
-/* Who faults in another process is not known: a handler does not stay with a thread of this one that
- * faults no more. */
+/* Who faults in another process is not known: a handler does not stay with a thread of this one
+ * that faults no more. */
 static void another_process_is_not_followed(void)
 {
 	static const struct vmm_plan plan = {

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``tierstore run`` around a program's life: signals that come too early, sessions that end while
+they begin."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tierstore._native import lib
+from tierstore.config import Config
+from tierstore.control import runtime_folder
+from tierstore.errors import UsageError
+from tierstore.preload import launch, session
+from tierstore.preload.remote import RemoteEngine
+from tierstore.preload.session import Session
+from tierstore.preload.wire import Channel, receive, send
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets of the test's own."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+@pytest.fixture
+def hangups_ignored() -> Iterator[None]:
+    """As nohup has it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_before_the_program_has_started_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = launch._start
+
+    def late(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return start(command, environment)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(launch, "_start", late)
+    assert launch.run_command(["sleep", "600"]).exit_code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.usefixtures("hangups_ignored")
+def test_what_is_ignored_the_program_ignores_as_well() -> None:
+    assert launch.run_command(["sh", "-c", "kill -HUP $$; exit 3"]).exit_code == 3
+    assert launch.run_command(["sh", "-c", "kill -USR1 $$; exit 3"]).exit_code == 128 + 10
+
+
+def test_a_file_that_is_no_program(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_bytes(b"\x7fno program")
+    path.chmod(0o755)
+    with pytest.raises(UsageError, match=r"text can't be run: Exec format error"):
+        launch.run_command([str(path)])
+
+
+def test_a_session_that_ends_while_it_begins_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pairs = [socket.socketpair() for _ in range(3)]
+    config = Config.from_dict({"tier": [{"name": "warm", "store": "ram", "size": "1MiB"}]})
+    ours = Session(os.getpid(), "program", config, [pair[0] for pair in pairs], lambda *_: None)
+
+    def program() -> None:
+        receive(pairs[0][1])
+        send(pairs[0][1], lib.TSP_READY)
+
+    def late(config: Config, control: Channel, watch: Channel) -> RemoteEngine:
+        ours.close()
+        return RemoteEngine(config, control, watch)
+
+    monkeypatch.setattr(session, "RemoteEngine", late)
+    thread = threading.Thread(target=program)
+    thread.start()
+    with pytest.raises(ConnectionAbortedError):
+        ours.start()
+    thread.join()
+    assert not list(runtime_folder().glob("*.sock"))
+    assert "tierstore-cycle" not in [thread.name for thread in threading.enumerate()]
+    ours.close()
+    for _, theirs in pairs:
+        theirs.close()
