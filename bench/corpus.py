@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the measured memory holds: pages as a guest has them, made from what any machine has.
 
-Two kinds.  `files`: pages of shared libraries (two of three) and of Python's own sources (one of
-three), without pages of one repeated value; for rows that compare codecs or latencies, where a
-page that needs no codec would only blur the figure.  `mixed`: of each 64 pages 32 from `files`,
-8 like the heap of a key-value server, 20 zero, 4 random; for rows about density and whole guests.
+Two kinds.  `files`: pages of shared libraries and, up to a third, of Python's own sources, without
+pages of one repeated value; for rows that compare codecs or latencies, where a page that needs no
+codec would only blur the figure.  `mixed`: of each 64 pages 32 from `files`, 8 like the heap of a
+key-value server, 20 zero, 4 random; for rows about density and whole guests.
 
 Runs of 16 pages keep their order, as the page cache of a guest would hold them; the order of the
-runs is shuffled with a fixed seed.  The files are taken in sorted order, so one machine always
-gives the same bytes; another machine gives others, which is why only ratios are compared, and why
-the corpus' hash is printed with them.
+runs is shuffled with a fixed seed.  A library gives 1 MiB from a place that hangs on its name, and
+more only when all have given: no single one makes the corpus.  Which come first hangs on their
+names, too, so that one package more changes little.  One machine always gives the same bytes;
+another machine gives others, which is why only ratios are compared, and why the corpus' hash is
+printed with them.
 """
 
 from __future__ import annotations
@@ -24,37 +26,56 @@ from pathlib import Path
 
 PAGE = 4096
 RUN_PAGES = 16
+CHUNK = 1 << 20
 SEED = 20240229
 ZERO = bytes(PAGE)
 
 
+def rank(path: Path) -> bytes:
+    """A place in an order that does not hang on what else is there."""
+    return hashlib.blake2b(f"{SEED} {path}".encode(), digest_size=8).digest()
+
+
 @cache
 def shared_libraries() -> tuple[Path, ...]:
-    """Regular files named *.so* in the system's library folders, in sorted order."""
+    """Shared objects in the system's library folders, each once however many names it has."""
     folders = [Path("/usr/lib"), Path("/usr/lib64"), Path(sysconfig.get_paths()["stdlib"])]
-    found = {
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in folder.rglob("*.so*")
-        if path.is_file() and not path.is_symlink()
-    }
-    return tuple(sorted(found))
+    found: dict[tuple[int, int], Path] = {}
+    for path in sorted(path for folder in folders for path in folder.rglob("*.so*")):
+        if path.suffix != ".so" and ".so." not in path.name:
+            continue
+        if path.is_file() and not path.is_symlink():
+            info = path.stat()
+            found.setdefault((info.st_dev, info.st_ino), path)
+    return tuple(sorted(found.values(), key=rank))
 
 
 @cache
 def python_sources() -> tuple[Path, ...]:
-    """Python's standard library, in sorted order."""
-    return tuple(sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py")))
+    """Python's standard library."""
+    return tuple(sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"), key=rank))
 
 
-def runs_of(paths: Iterable[Path], nr_pages: int) -> Iterator[bytes]:
-    """Runs of 16 pages from these files one after the other, filled pages left out."""
-    run = bytearray()
+def chunks_of(paths: Iterable[Path]) -> Iterator[bytes]:
+    """A chunk of each file, then another one of those that have more, and so on."""
+    left = []
     for path in paths:
+        order = list(range(0, path.stat().st_size, CHUNK))
+        random.Random(rank(path)).shuffle(order)
+        left.append((path, order))
+    while left := [(path, order) for path, order in left if order]:
+        for path, order in left:
+            with path.open("rb") as file:
+                file.seek(order.pop())
+                yield file.read(CHUNK)
+
+
+def runs_of(pieces: Iterable[bytes], nr_pages: int) -> Iterator[bytes]:
+    """Runs of 16 pages from these pieces one after the other, filled pages left out."""
+    run = bytearray()
+    for data in pieces:
         if nr_pages <= 0:
             return
-        data = path.read_bytes()
         for start in range(0, len(data) - PAGE + 1, PAGE):
             page = data[start : start + PAGE]
             if page[8:] == page[:-8]:
@@ -67,14 +88,11 @@ def runs_of(paths: Iterable[Path], nr_pages: int) -> Iterator[bytes]:
 
 
 def files(nr_pages: int) -> bytes:
-    """Libraries and sources, two to one, in shuffled runs; at most nr_pages."""
-    want = nr_pages // 3
-    # Libraries in a seeded order, so that a small corpus is not made of one project's.
-    rng = random.Random(SEED)
-    libraries = rng.sample(shared_libraries(), len(shared_libraries()))
-    sources = rng.sample(python_sources(), len(python_sources()))
-    runs = [*runs_of(libraries, nr_pages - want), *runs_of(sources, want)]
-    rng.shuffle(runs)
+    """Libraries and sources in shuffled runs; at most nr_pages, fewer where there are no more."""
+    sources = (path.read_bytes() for path in python_sources())
+    runs = list(runs_of(sources, nr_pages // 3))
+    runs += runs_of(chunks_of(shared_libraries()), nr_pages - len(runs) * RUN_PAGES)
+    random.Random(SEED).shuffle(runs)
     return b"".join(runs)[: nr_pages * PAGE]
 
 

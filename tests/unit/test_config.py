@@ -107,6 +107,7 @@ def test_options_as_c_takes_them() -> None:
         ({"store": "fiel"}, ["tier[0].store", "fiel", '"file"', "lmdb", "ram", "module:Class"]),
         ({"codec": "brotli"}, ["tier[0].codec", "brotli", "zstd:LEVEL"]),
         ({"codec": "zstd:99"}, ["tier[0].codec", "99", "19"]),
+        ({"codec": "zstd:0"}, ["tier[0].codec", "zstd:0", "-50"]),
         ({"codec": "zstd:x"}, ["tier[0].codec", "zstd:x", "whole number"]),
         ({"range": "5KiB"}, ["tier[0].range", "5120", "power of two"]),
         ({"range": "512KiB"}, ["tier[0].range", "256KiB"]),

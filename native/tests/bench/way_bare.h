@@ -29,6 +29,7 @@ static struct {
 	struct memory *memory;
 	uint64_t range_bytes, nr_ranges;
 	bool is_zstd;
+	int level;                     /* zstd's */
 	unsigned nr_threads;
 	struct bare_frame *frames;
 	unsigned char *out[BARE_THREADS_MAX];  /* each thread's frames, one after the other */
@@ -64,7 +65,7 @@ static void *bare_encode_run(void *arg)
 	uint64_t at = 0, i;
 
 	CHECK(zstd != NULL);
-	ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, 3);
+	ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, bare.level);
 	while ((i = atomic_fetch_add(&bare.next, 1)) < bare.nr_ranges) {
 		const unsigned char *from = bare.memory->mem + i * bare.range_bytes;
 		uint32_t len = bare_encode(zstd, from, bare.out[thread] + at);
@@ -85,6 +86,9 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.range_bytes = arg_number(args, "range", MEASURE_PAGE);
 	bare.nr_ranges = memory_bytes(memory) / bare.range_bytes;
 	bare.is_zstd = arg_is(args, "codec", "zstd");
+	/* Ours by default: codec/encode.c. */
+	bool is_middle = bare.range_bytes > 16 << 10 && bare.range_bytes <= 128 << 10;
+	bare.level = (int)arg_number(args, "level", is_middle ? 4 : 3);
 	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
 					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
 	bare.cpu = __builtin_ffsll((long long)arg_number(args, "fault_cpus", 0)) - 1;
