@@ -3,7 +3,7 @@
  * bench_memory.c — one run of one way out of memory and back (way.h): fill a guest's memory from a
  * corpus, take all of it out, touch all of it again, check that it is what it was.
  *
- *   bench_memory way=ours|bare|swap corpus=FILE pages=N [memory=anon|memfd]
+ *   bench_memory way=ours|bare|calls|swap corpus=FILE pages=N [memory=anon|memfd]
  *                [codec=lz4|zstd] [level=N] [range=BYTES] [store=ram|file] [path=PATH]
  *                [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
@@ -13,6 +13,7 @@
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
 #include "way_bare.h"
+#include "way_calls.h"
 #include "way_ours.h"
 #include "way_swap.h"
 
@@ -70,10 +71,11 @@ int main(int argc, char **argv)
 	const char *name = arg_text(&args, "way", ""), *corpus = arg_text(&args, "corpus", NULL);
 	const struct way *way = strcmp(name, "ours") == 0 ? &way_ours :
 				strcmp(name, "bare") == 0 ? &way_bare :
+				strcmp(name, "calls") == 0 ? &way_calls :
 				strcmp(name, "swap") == 0 ? &way_swap : NULL;
 
 	if (!way || !corpus) {
-		fprintf(stderr, "usage: bench_memory way=ours|bare|swap corpus=FILE ...\n");
+		fprintf(stderr, "usage: bench_memory way=ours|bare|calls|swap corpus=FILE ...\n");
 		return 2;
 	}
 	if (way == &way_swap)

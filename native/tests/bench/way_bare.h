@@ -103,15 +103,19 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	}
 }
 
-static void bare_leave(void)
+static void bare_run_threads(void *(*run)(void *))
 {
 	pthread_t threads[BARE_THREADS_MAX];
 
 	for (unsigned i = 0; i < bare.nr_threads; i++)
-		CHECK_EQ(pthread_create(&threads[i], NULL, bare_encode_run, (void *)(uintptr_t)i),
-			 0);
+		CHECK_EQ(pthread_create(&threads[i], NULL, run, (void *)(uintptr_t)i), 0);
 	for (unsigned i = 0; i < bare.nr_threads; i++)
 		CHECK_EQ(pthread_join(threads[i], NULL), 0);
+}
+
+static void bare_leave(void)
+{
+	bare_run_threads(bare_encode_run);
 }
 
 /* ---- Coming back -------------------------------------------------------------------------- */
