@@ -20,6 +20,10 @@ enum {
 	/* Woken so often in a row for messages that another thread had taken: one thread too
 	 * many. */
 	VAIN_ROUNDS = 16,
+	/* A message that is found sooner than this after the last round's end was found without
+	 * sleep; after two in a row the next is looked for without poll(2). */
+	PROMPT_GAP_NS = 1500,
+	PROMPT_MIN = 2,
 };
 
 unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus)
@@ -60,18 +64,46 @@ void ts_place_begin(struct ts_place *place)
 		ts_thread_pin(place->cpu);
 }
 
-int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults, ts_mono_ns start_ns)
+static void note_prompt(struct ts_place *place, const struct ts_place_read *read, uint64_t gap_ns)
+{
+	if (read->nr_faults <= 0)
+		place->nr_prompt = 0;
+	else if (!read->is_at_once)
+		place->nr_prompt = gap_ns < PROMPT_GAP_NS ?
+				   TS_MIN(place->nr_prompt + 1, (unsigned)PROMPT_MIN) : 0;
+}
+
+bool ts_place_may_read_on(const struct ts_place *place)
+{
+	return place->nr_prompt >= PROMPT_MIN;
+}
+
+/* Has a message waited for us while we were busy?  What the thread sends that we have just woken
+ * has not. */
+static void note_busy(struct ts_place *place, const struct ts_place_read *read, uint64_t gap_ns)
+{
+	bool is_queue = read->nr_faults > 1 || gap_ns < BUSY_GAP_NS;
+
+	if (read->nr_faults <= 0)
+		return;
+	if (!is_queue)
+		place->nr_busy_rounds = 0;
+	else if (read->nr_faults > 1 || !read->tid || read->tid != place->last_tid)
+		place->nr_busy_rounds++;
+}
+
+int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts_place_read *read)
 {
 	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
+	uint64_t gap_ns = read->is_at_once ? 0 : read->start_ns - place->round_end_ns;
 
-	place->gap_ns = start_ns - place->round_end_ns;
+	place->gap_ns = gap_ns;
+	note_prompt(place, read, gap_ns);
 	if (place->is_paired)
 		return -1;
-	place->nr_vain_rounds = nr_faults == -EAGAIN ? place->nr_vain_rounds + 1 : 0;
-	if (nr_faults > 0)
-		place->nr_busy_rounds = nr_faults > 1 ||
-					place->gap_ns < BUSY_GAP_NS ?
-					place->nr_busy_rounds + 1 : 0;
+	note_busy(place, read, gap_ns);
+	if (!read->is_at_once)
+		place->nr_vain_rounds = read->nr_faults == -EAGAIN ? place->nr_vain_rounds + 1 : 0;
 	if (place->nr_busy_rounds >= BUSY_ROUNDS && nr_active < crew->nr_threads) {
 		place->nr_busy_rounds = 0;
 		if (atomic_compare_exchange_strong(&crew->nr_active, &nr_active, nr_active + 1))
@@ -88,6 +120,7 @@ int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bo
 {
 	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
 
+	place->last_tid = tid;
 	if (place->is_paired || nr_active == 1) {
 		struct ts_pair_fault fault = {
 			.tid = tid, .has_read = has_read, .gap_ns = place->gap_ns,

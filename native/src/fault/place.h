@@ -6,6 +6,10 @@
  * disturb, in vain.  So only as many wait as have had work: one, to begin with; one more when
  * messages pile up while it serves; one less when the last comes too late again and again.  Where
  * they run: beside a pinned guest thread (follow.h), on either CPU (pair.h), or anywhere.
+ *
+ * A guest thread on the handler's CPU runs as soon as it is woken, and faults again before the
+ * handler gets to wait.  Where that is so the handler looks for the next message at once, which
+ * saves it a poll(2); and it is no pile: nobody had to wait for its place in a queue.
  */
 #ifndef TS_FAULT_PLACE_H
 #define TS_FAULT_PLACE_H
@@ -36,6 +40,16 @@ struct ts_place {
 	unsigned nr_busy_rounds, nr_vain_rounds;
 	bool is_paired;
 	struct ts_pair_votes votes;
+	uint32_t last_tid;            /* whose fault was served last */
+	unsigned nr_prompt;           /* messages that were there as soon as it looked */
+};
+
+/* What reading a shard gave. */
+struct ts_place_read {
+	int nr_faults;                /* or -EAGAIN, which a thread gets that came too late */
+	uint32_t tid;                 /* of the first fault; 0: not known */
+	bool is_at_once;              /* without waiting before it */
+	ts_mono_ns start_ns;          /* when it had been read */
 };
 
 /* Fills cpus[TS_FAULT_THREAD_MAX] with where the threads shall run (-1: anywhere); returns how many
@@ -45,10 +59,11 @@ unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus);
 void ts_crew_init(struct ts_crew *crew, unsigned nr_threads);
 /* On the thread itself: goes to its CPU, if it has one. */
 void ts_place_begin(struct ts_place *place);
-/* After reading messages: nr_faults of them, or -EAGAIN, which a thread gets that came too late.
- * Returns the index of a thread to be kicked, since it shall wait, too; or -1. */
-int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, int nr_faults,
-		   ts_mono_ns start_ns);
+/* After reading messages.  Returns the index of a thread to be kicked, since it shall wait, too; or
+ * -1. */
+int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts_place_read *read);
+/* After serving faults: is the next one likely to be there, so that it is worth reading at once? */
+bool ts_place_may_read_on(const struct ts_place *place);
 /* After serving a fault of a thread (0: not known), or beginning a read for it: where the next one
  * is best waited for.  Returns as above. */
 int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bool has_read);

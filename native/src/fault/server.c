@@ -31,6 +31,8 @@ enum {
 	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
 	/* Retries at full speed before a thread with something pending sleeps between them. */
 	STUCK_ROUNDS = 256,
+	/* Reads of a shard without a look at anything else. */
+	READS_AT_ONCE_MAX = 16,
 };
 
 struct fault_thread {
@@ -154,19 +156,22 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	serve(thread, fault);
 }
 
-static void read_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
+/* Returns how many faults it has handled. */
+static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool is_at_once)
 {
-	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
-		(void)ts_handed_unblock(shard->uffd);  /* its owner may have made it blocking */
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
 	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
-	ts_mono_ns start_ns = ts_now_ns();
 	struct ts_crew *crew = &thread->server->crew;
-	int helper = ts_place_adapt(crew, &thread->place, nr_faults, start_ns);
+	struct ts_place_read read = { .nr_faults = nr_faults, .is_at_once = is_at_once,
+				      .start_ns = ts_now_ns() };
+
+	if (nr_faults > 0 && !shard->region->is_remote)
+		read.tid = faults[0].arg.pagefault.feat.ptid;
+	int helper = ts_place_adapt(crew, &thread->place, &read);
 	if (helper >= 0)
 		kick(&thread->server->threads[helper]);
 	for (int i = 0; i < nr_faults; i++)
-		handle_fault(thread, shard, &faults[i], start_ns);
+		handle_fault(thread, shard, &faults[i], read.start_ns);
 	for (int i = 0; i < nr_faults; i++) {
 		uint32_t tid = shard->region->is_remote ? 0 :
 			       faults[i].arg.pagefault.feat.ptid;
@@ -175,6 +180,24 @@ static void read_shard(struct fault_thread *thread, struct ts_shard *shard, shor
 		if (helper >= 0)
 			kick(&thread->server->threads[helper]);
 	}
+	return nr_faults;
+}
+
+/* As long as there is nothing else to do, and never so long that another shard notices. */
+static bool may_read_on(const struct fault_thread *thread, unsigned nr_reads)
+{
+	return nr_reads < READS_AT_ONCE_MAX && !thread->nr_pending && !thread->serve.nr_later &&
+	       !thread->serve.fetch.nr_busy && ts_place_may_read_on(&thread->place);
+}
+
+static void serve_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
+{
+	unsigned nr_reads = 0;
+
+	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
+		(void)ts_handed_unblock(shard->uffd);  /* its owner may have made it blocking */
+	while (read_shard(thread, shard, nr_reads > 0) > 0 && may_read_on(thread, nr_reads))
+		nr_reads++;
 }
 
 static void retry_pending(struct fault_thread *thread)
@@ -298,7 +321,7 @@ static void round_of_work(struct fault_thread *thread)
 		if (thread->polls[thread->nr_fixed + i].revents) {
 			short events = thread->polls[thread->nr_fixed + i].revents;
 			thread->polls[thread->nr_fixed + i].revents = 0;
-			read_shard(thread, thread->shards[i], events);
+			serve_shard(thread, thread->shards[i], events);
 		}
 	ts_ahead_serve(ahead, &thread->serve);
 	if (thread->serve.fetch.nr_busy)
