@@ -184,6 +184,16 @@ bool ts_fetch_is_decoded(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 	return slot->is_decoded;
 }
 
+/* A mean of what is short: that this thread was put aside once says nothing. */
+static void note_decoding(struct ts_fetch *fetch, unsigned tier, ts_mono_ns took_ns)
+{
+	uint64_t mean_ns = fetch->decode_ns[tier];
+
+	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], took_ns);
+	took_ns = mean_ns ? TS_MIN(took_ns, 2 * mean_ns) : took_ns;
+	fetch->decode_ns[tier] = mean_ns ? (7 * mean_ns + took_ns) / 8 : took_ns;
+}
+
 static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 {
 	ts_mono_ns start_ns = slot->got_ns ? slot->got_ns : ts_now_ns();
@@ -196,7 +206,7 @@ static int decode(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
 	int rc = ts_decode(fetch->decoder, frame, slot->get.len_bytes, &fetch->raw_head, fetch->raw,
 			   fetch->engine->frame_raw_max);
 	fetch->raw_ns = ts_now_ns();
-	ts_hist_add(&fetch->stages->hist[TS_STAGE_DECODE], fetch->raw_ns - start_ns);
+	note_decoding(fetch, slot->tier, fetch->raw_ns - start_ns);
 	if (rc >= 0)
 		fetch->raw_frame = slot->frame;
 	return rc;

@@ -44,6 +44,7 @@ struct ts_fetch {
 	uint64_t raw_nr_freed;
 	struct ts_frame_head raw_head;
 	ts_mono_ns raw_ns;            /* when it was decoded, or found to be */
+	uint64_t decode_ns[TS_TIER_MAX]; /* what a frame takes lately; 0: not known */
 };
 
 int ts_fetch_init(struct ts_fetch *fetch, struct ts_engine *engine, unsigned depth);

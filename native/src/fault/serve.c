@@ -28,7 +28,7 @@
 
 int ts_serve_init(struct ts_serve_ctx *ctx, struct ts_engine *engine, unsigned depth)
 {
-	*ctx = (struct ts_serve_ctx){ .engine = engine };
+	*ctx = (struct ts_serve_ctx){ .engine = engine, .is_beside = true };
 	if (engine->faults)
 		ctx->ahead = ts_fault_server_ahead(engine->faults);
 	TS_ASSERT(depth <= TS_FAULT_DEPTH_MAX);

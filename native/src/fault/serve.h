@@ -27,6 +27,7 @@ enum ts_serve_outcome {
 };
 
 struct ts_ahead;
+struct ts_ahead_place;
 
 /* A hugetlb page on its way back (fault/unit.c). */
 struct ts_unit {
@@ -46,6 +47,10 @@ struct ts_serve_ctx {
 	struct ts_fetch fetch;
 	struct ts_engine *engine;
 	struct ts_ahead *ahead; /* who could fetch ahead of a walk; NULL: nobody */
+	struct ts_ahead_place *asked; /* who was asked last, and what; NULL: nobody */
+	uint64_t asked_letter;
+	/* Who waits for the page runs on this CPU, or is this thread. */
+	bool is_beside;
 	uint8_t *page_buf;   /* for filled pages */
 	/* Address space until a hugetlb page comes back, the last 2 MiB for ever: never written, so
 	 * they read as zeros. */

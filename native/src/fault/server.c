@@ -156,6 +156,13 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	serve(thread, fault);
 }
 
+/* Its number; -1: nobody. */
+static void kick_helper(struct fault_thread *thread, int helper)
+{
+	if (TS_UNLIKELY(helper >= 0))
+		kick(&thread->server->threads[helper]);
+}
+
 /* Returns how many faults it has handled. */
 static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool is_at_once)
 {
@@ -167,19 +174,18 @@ static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool 
 
 	if (nr_faults > 0 && !shard->region->is_remote)
 		read.tid = faults[0].arg.pagefault.feat.ptid;
-	int helper = ts_place_adapt(crew, &thread->place, &read);
-	if (helper >= 0)
-		kick(&thread->server->threads[helper]);
+	kick_helper(thread, ts_place_adapt(crew, &thread->place, &read));
+	thread->serve.is_beside = ts_place_may_read_on(&thread->place);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], read.start_ns);
 	for (int i = 0; i < nr_faults; i++) {
 		uint32_t tid = shard->region->is_remote ? 0 :
 			       faults[i].arg.pagefault.feat.ptid;
-		helper = ts_place_note(crew, &thread->place, tid,
-				       thread->serve.fetch.nr_busy > 0);
-		if (helper >= 0)
-			kick(&thread->server->threads[helper]);
+		bool has_read = thread->serve.fetch.nr_busy > 0;
+		kick_helper(thread, ts_place_note(crew, &thread->place, tid, has_read));
 	}
+	if (TS_UNLIKELY(thread->serve.asked))
+		ts_walk_go_on(&thread->serve);
 	return nr_faults;
 }
 

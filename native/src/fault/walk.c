@@ -11,6 +11,11 @@
 
 #include <unistd.h>
 
+#include "util/hook.h"
+
+/* Of a name in recent_ranges: came after another one, so that what comes after it is no chance. */
+#define IS_WALK (UINT32_C(1) << 31)
+
 enum {
 	RANGE_SHIFT = 4,         /* pages of 64 KiB */
 	/* Of a name in recent_ranges: its first fault got its page alone, and nothing was fetched
@@ -24,6 +29,8 @@ enum {
 	MISS = 4,
 	/* Every so many lone faults one is answered as if nothing were known, to see. */
 	PROBE_EVERY = 16,
+	/* What takes less than this to decode is there before another thread is awake. */
+	WAKE_UP_NS = 40000,
 };
 
 /* Stored plus one, so that a zeroed slot names no range. */
@@ -72,19 +79,31 @@ static void note_asked(struct ts_shard *shard, _Atomic uint32_t *slot, uint32_t 
 static void remember(struct ts_shard *shard, uint32_t name, uint32_t flags)
 {
 	for (unsigned i = 0; i < TS_ARRAY_LEN(shard->recent_ranges); i++) {
-		uint32_t entry = atomic_load_explicit(&shard->recent_ranges[i],
-						      memory_order_relaxed);
-		if ((entry & NAME_MASK) == name)
-			return;
+		_Atomic uint32_t *slot = &shard->recent_ranges[i];
+		uint32_t entry = atomic_load_explicit(slot, memory_order_relaxed);
+
+		if ((entry & NAME_MASK) != name)
+			continue;
+		if (flags & ~entry & IS_WALK)
+			(void)atomic_compare_exchange_strong_explicit(
+				slot, &entry, entry | IS_WALK, memory_order_relaxed,
+				memory_order_relaxed);
+		return;
 	}
 	uint32_t hand = atomic_fetch_add_explicit(&shard->recent_hand, 1, memory_order_relaxed);
 	_Atomic uint32_t *slot = &shard->recent_ranges[hand % TS_ARRAY_LEN(shard->recent_ranges)];
 	note_forgotten(shard, atomic_exchange_explicit(slot, name | flags, memory_order_relaxed));
 }
 
-static bool is_near(struct ts_shard *shard, uint32_t name)
+enum nearness {
+	IS_LONE,
+	IS_NEAR,     /* to one that was lone: the beginning of a walk, or chance */
+	IS_WALKING,
+};
+
+static enum nearness nearness(struct ts_shard *shard, uint32_t name)
 {
-	bool found = false;
+	enum nearness found = IS_LONE;
 
 	for (unsigned i = 0; i < TS_ARRAY_LEN(shard->recent_ranges); i++) {
 		_Atomic uint32_t *slot = &shard->recent_ranges[i];
@@ -93,7 +112,7 @@ static bool is_near(struct ts_shard *shard, uint32_t name)
 
 		if (!recent || recent + 1 < name || recent > name + 1)
 			continue;
-		found = true;
+		found = TS_MAX(found, entry & IS_WALK ? IS_WALKING : IS_NEAR);
 		if (recent <= name)
 			note_asked(shard, slot, entry, name);
 	}
@@ -103,7 +122,7 @@ static bool is_near(struct ts_shard *shard, uint32_t name)
 /* ---- Ahead ------------------------------------------------------------------------------ */
 
 /* From the last: the first threads are those that wait for faults. */
-static bool post(struct ts_ahead *ahead, uint64_t letter)
+static struct ts_ahead_place *post(struct ts_ahead *ahead, uint64_t letter)
 {
 	uint64_t one = 1;
 
@@ -115,9 +134,9 @@ static bool post(struct ts_ahead *ahead, uint64_t letter)
 			continue;
 		/* The counter can't overflow: it is read every round. */
 		(void)!write(place->kick_fd, &one, sizeof(one));
-		return true;
+		return place;
 	}
-	return false;
+	return NULL;
 }
 
 static bool is_wanted(ts_word word)
@@ -133,18 +152,104 @@ static uint32_t range_end(const struct ts_engine *engine, unsigned tier, uint32_
 	return (page / range_pages + 1) * range_pages;
 }
 
+static unsigned tier_of(struct ts_engine *engine, ts_word word)
+{
+	return ts_frame_tier(ts_frames_load(&engine->frames, ts_word_payload(word)));
+}
+
+static bool answers_at_once(struct ts_serve_ctx *ctx, unsigned tier)
+{
+	return ts_fetch_poll_fd(&ctx->fetch, tier) < 0;
+}
+
+/* Brings one frame back.  Returns its range's end, for one that is read in the background must not
+ * be asked for again; 0 if it can't be had now. */
+static uint32_t fetch_one(struct ts_serve_ctx *ctx, struct ts_region *region, uint32_t page,
+			  unsigned tier)
+{
+	enum ts_serve_outcome outcome =
+		ts_serve_page(ctx, ts_region_shard(region, page), page,
+			      TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns());
+
+	return outcome == TS_SERVE_LATER ? 0 : range_end(ctx->engine, tier, page);
+}
+
+/* Brings back what is wanted from here on.  is_quick: nothing that has to be waited for, and
+ * nothing a second time. */
+static void fetch_from(struct ts_serve_ctx *ctx, struct ts_region *region, uint32_t page,
+		       bool is_quick)
+{
+	uint32_t end = TS_MIN(page + TS_WALK_AHEAD_PAGES, region->nr_pages);
+	unsigned nr_later = ctx->nr_later;
+
+	while (page && page < end) {
+		ts_word word = ts_word_load(&region->words[page]);
+		unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+		if (!is_wanted(word))
+			page++;
+		else if (!is_quick || answers_at_once(ctx, tier))
+			page = fetch_one(ctx, region, page, tier);
+		else
+			break;
+	}
+	if (is_quick)
+		ctx->nr_later = nr_later;
+}
+
+static uint32_t first_wanted(const struct ts_region *region, uint32_t page)
+{
+	uint32_t end = TS_MIN(page + TS_WALK_AHEAD_PAGES, region->nr_pages);
+
+	while (page < end && !is_wanted(ts_word_load(&region->words[page])))
+		page++;
+	return page < end ? page : 0;
+}
+
+static void remember_ahead(struct ts_shard *shard, uint32_t next, uint32_t range_end)
+{
+	remember(shard, name_of(TS_MAX(range_end, next + TS_WALK_AHEAD_PAGES) - 1), IS_WALK);
+}
+
 /* Somebody else, if there is anybody idle, shall fetch what comes after the range. */
-static void ask_ahead(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t next,
-		      unsigned tier)
+static void ask_ahead(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t next)
 {
 	struct ts_region *region = shard->region;
-	uint32_t end = TS_MIN(next + TS_WALK_AHEAD_PAGES, region->nr_pages);
+	uint32_t page = first_wanted(region, next);
 
-	while (next < end && !is_wanted(ts_word_load(&region->words[next])))
-		next++;
-	if (next < end && ctx->ahead && post(ctx->ahead, (uint64_t)region->id << 32 | next))
-		remember(shard, name_of(TS_MAX(range_end(ctx->engine, tier, next),
-					       next + TS_WALK_AHEAD_PAGES) - 1), 0);
+	if (!page || !ctx->ahead)
+		return;
+	ts_word word = ts_word_load(&region->words[page]);
+	unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+	uint64_t letter = (uint64_t)region->id << 32 | page;
+	struct ts_ahead_place *place = post(ctx->ahead, letter);
+	if (!place)
+		return;
+	remember_ahead(shard, page, range_end(ctx->engine, tier, page));
+	if (!ctx->is_beside && answers_at_once(ctx, tier)) {
+		ctx->asked = place;
+		ctx->asked_letter = letter;
+	}
+}
+
+/* The guest runs here as soon as it is woken, what comes next is as good as asked for, and decoding
+ * it takes less than waking another thread: it is installed before the page that the guest waits
+ * for.  Later it would take a second fault, which is dearer than that wait. */
+static bool fetch_before(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t next)
+{
+	struct ts_region *region = shard->region;
+	uint32_t page = ctx->is_beside ? first_wanted(region, next) : 0;
+
+	if (!page)
+		return false;
+	ts_word word = ts_word_load(&region->words[page]);
+	unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+	unsigned nr_frames = TS_MAX(TS_WALK_AHEAD_PAGES / ctx->engine->tiers[tier].range_pages, 1u);
+	if (!answers_at_once(ctx, tier) || ctx->fetch.decode_ns[tier] * nr_frames >
+					     TS_KNOB(TS_KNOB_WAKE_UP_NS, WAKE_UP_NS))
+		return false;
+	fetch_from(ctx, region, page, true);
+	remember_ahead(shard, page, range_end(ctx->engine, tier, page));
+	return true;
 }
 
 /* Not near anything: does it begin a walk?  What such faults came to says so. */
@@ -163,8 +268,8 @@ static void note_lone(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot, uint
 		return;
 	slot->flags |= TS_SERVE_WHOLE;
 	remember(shard, name_of(next - 1), 0);
-	if (has_ahead)
-		ask_ahead(ctx, shard, next, slot->tier);
+	if (has_ahead && !fetch_before(ctx, shard, next))
+		ask_ahead(ctx, shard, next);
 }
 
 void ts_walk_note(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
@@ -174,45 +279,43 @@ void ts_walk_note(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	if ((slot->flags & TS_SERVE_PREFETCH) || shard->region->restore == TS_RESTORE_PAGE)
 		return;
 	uint32_t next = range_end(ctx->engine, slot->tier, slot->page);
-	if (!is_near(shard, name_of(slot->page))) {
+	enum nearness how = nearness(shard, name_of(slot->page));
+	if (how == IS_LONE) {
 		note_lone(ctx, slot, next);
 		return;
 	}
-	remember(shard, name_of(slot->page), 0);
+	remember(shard, name_of(slot->page), IS_WALK);
 	slot->flags |= TS_SERVE_WHOLE;
-	remember(shard, name_of(next - 1), 0);
-	ask_ahead(ctx, shard, next, slot->tier);
+	remember(shard, name_of(next - 1), IS_WALK);
+	/* Another thread's wake-up is too dear for what may be chance. */
+	if (how == IS_WALKING)
+		ask_ahead(ctx, shard, next);
 }
 
-/* Brings one frame back.  Returns its range's end, for one that is read in the background must not
- * be asked for again; 0 if it can't be had now. */
-static uint32_t fetch_one(struct ts_serve_ctx *ctx, struct ts_region *region, uint32_t page,
-			  ts_word word)
+static void serve_letter(struct ts_serve_ctx *ctx, uint64_t letter, bool is_quick)
 {
-	uint32_t entry = ts_frames_load(&ctx->engine->frames, ts_word_payload(word));
-	enum ts_serve_outcome outcome =
-		ts_serve_page(ctx, ts_region_shard(region, page), page,
-			      TS_SERVE_PREFETCH | TS_SERVE_WHOLE, ts_now_ns());
+	struct ts_region *region = ts_engine_enter_region(ctx->engine, (uint32_t)(letter >> 32));
 
-	return outcome == TS_SERVE_LATER ? 0 :
-	       range_end(ctx->engine, ts_frame_tier(entry), page);
+	if (!region)
+		return;
+	fetch_from(ctx, region, (uint32_t)letter, is_quick);
+	ts_region_leave(region);
 }
 
 void ts_ahead_serve(struct ts_ahead_place *place, struct ts_serve_ctx *ctx)
 {
 	uint64_t letter = atomic_exchange(&place->wanted, 0);
 
-	if (TS_LIKELY(!letter))
-		return;
-	struct ts_region *region = ts_engine_enter_region(ctx->engine, (uint32_t)(letter >> 32));
-	if (!region)
-		return;
-	uint32_t page = (uint32_t)letter;
-	uint32_t end = TS_MIN(page + TS_WALK_AHEAD_PAGES, region->nr_pages);
+	if (TS_UNLIKELY(letter))
+		serve_letter(ctx, letter, false);
+}
 
-	while (page && page < end) {
-		ts_word word = ts_word_load(&region->words[page]);
-		page = is_wanted(word) ? fetch_one(ctx, region, page, word) : page + 1;
-	}
-	ts_region_leave(region);
+void ts_walk_go_on(struct ts_serve_ctx *ctx)
+{
+	uint64_t letter = ctx->asked_letter;
+	struct ts_ahead_place *place = ctx->asked;
+
+	ctx->asked = NULL;
+	if (atomic_compare_exchange_strong(&place->wanted, &letter, 0))
+		serve_letter(ctx, letter, true);
 }

@@ -52,6 +52,7 @@ enum ts_phase {
 enum ts_knob {
 	TS_KNOB_TIER_RETRY_MS,    /* a failed tier is tried again after this long */
 	TS_KNOB_FAULT_THREADS,    /* so many fault threads wait, busy or not */
+	TS_KNOB_WAKE_UP_NS,       /* what waking another thread takes (fault/walk.c) */
 	TS_KNOB_COUNT
 };
 

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "guest.h"
+#include "util/hook.h"
 
 enum { PAGES = 1024, WAIT_MS = 10000 };
 
@@ -102,6 +103,50 @@ static void what_lone_faults_came_to_is_learnt(void)
 	guest_close(&guest);
 }
 
+/* A page of a range, then one of the range beside it, again and again elsewhere: that is chance, for
+ * which nobody is woken. */
+static void neighbours_by_chance_are_not_followed(void)
+{
+	enum { RANGE_PAGES = 16, APART = 6 };
+	struct guest guest = { .nr_fault_threads = 3 };
+
+	guest_begin(&guest, PAGES, false, "ram", 4096, (struct ts_region_options){ 0 });
+	evict_all(&guest);
+	for (unsigned first = 0; first < APART; first += 2)
+		for (unsigned range = first; range + 1 < PAGES / RANGE_PAGES; range += APART)
+			for (unsigned i = 0; i < 2; i++)
+				CHECK(guest_is_right(&guest, (range + i) * RANGE_PAGES, 0));
+	CHECK_EQ(guest_stats(&guest)->nr_prefetched, 0);
+	guest_close(&guest);
+}
+
+/* Of clusters of two frames, where each takes one fault once that is learnt: who serves it is the
+ * guest's thread, and fetches the second frame first.  One in sixteen takes three, to see. */
+static void a_known_cluster_takes_one_fault(void)
+{
+	enum { CLUSTER_PAGES = 32, CLUSTERS = PAGES / CLUSTER_PAGES, APART = 4, ROUNDS = 6 };
+	struct guest guest = { .nr_fault_threads = 1 };
+	uint64_t before_last = 0;
+
+	ts_hook_set_knob(TS_KNOB_WAKE_UP_NS, 1000000000);
+	guest_begin(&guest, PAGES, false, "ram", 65536,
+		    (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD });
+	for (unsigned round = 0; round < ROUNDS; round++) {
+		before_last = guest_stats(&guest)->tiers[0].nr_faults;
+		evict_all(&guest);
+		for (unsigned i = 0; i < CLUSTERS; i++) {
+			uint64_t first = (i * APART % CLUSTERS + i * APART / CLUSTERS) *
+					 CLUSTER_PAGES;
+			for (unsigned n = 0; n < CLUSTER_PAGES; n++)
+				CHECK(guest_is_right(&guest, first + n, 0));
+		}
+	}
+	CHECK(guest_stats(&guest)->tiers[0].nr_faults - before_last <= CLUSTERS + CLUSTERS / 4);
+	CHECK(guest_stats(&guest)->nr_prefetched > 0);
+	guest_close(&guest);
+	ts_hook_set_knob(TS_KNOB_WAKE_UP_NS, 0);
+}
+
 /* Walks by several threads while all is evicted again and again, and regions come and go. */
 static void *walker(void *arg)
 {
@@ -174,6 +219,8 @@ CHECK_MAIN({ "a_walk_is_fetched_ahead", a_walk_is_fetched_ahead },
 	   { "for_threads_that_answer_themselves", for_threads_that_answer_themselves },
 	   { "not_if_single_pages_are_wanted", not_if_single_pages_are_wanted },
 	   { "what_lone_faults_came_to_is_learnt", what_lone_faults_came_to_is_learnt },
+	   { "neighbours_by_chance_are_not_followed", neighbours_by_chance_are_not_followed },
+	   { "a_known_cluster_takes_one_fault", a_known_cluster_takes_one_fault },
 	   { "walks_against_eviction_and_detach", walks_against_eviction_and_detach },
 	   { "what_was_decoded_is_not_served_for_another_frame",
 	     what_was_decoded_is_not_served_for_another_frame })
