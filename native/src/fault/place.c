@@ -24,6 +24,8 @@ enum {
 	 * sleep; after two in a row the next is looked for without poll(2). */
 	PROMPT_GAP_NS = 1500,
 	PROMPT_MIN = 2,
+	/* Reads of a shard without a look at anything else. */
+	AT_ONCE_MAX = 16,
 };
 
 unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus)
@@ -66,6 +68,7 @@ void ts_place_begin(struct ts_place *place)
 
 static void note_prompt(struct ts_place *place, const struct ts_place_read *read, uint64_t gap_ns)
 {
+	place->nr_at_once = read->is_at_once ? place->nr_at_once + 1 : 0;
 	if (read->nr_faults <= 0)
 		place->nr_prompt = 0;
 	else if (!read->is_at_once)
@@ -73,9 +76,14 @@ static void note_prompt(struct ts_place *place, const struct ts_place_read *read
 				   TS_MIN(place->nr_prompt + 1, (unsigned)PROMPT_MIN) : 0;
 }
 
-bool ts_place_may_read_on(const struct ts_place *place)
+bool ts_place_is_beside(const struct ts_place *place)
 {
 	return place->nr_prompt >= PROMPT_MIN;
+}
+
+bool ts_place_may_read_on(const struct ts_place *place)
+{
+	return ts_place_is_beside(place) && place->nr_at_once < AT_ONCE_MAX;
 }
 
 /* Has a message waited for us while we were busy?  What the thread sends that we have just woken

@@ -42,6 +42,7 @@ struct ts_place {
 	struct ts_pair_votes votes;
 	uint32_t last_tid;            /* whose fault was served last */
 	unsigned nr_prompt;           /* messages that were there as soon as it looked */
+	unsigned nr_at_once;          /* reads since it last waited */
 };
 
 /* What reading a shard gave. */
@@ -62,6 +63,8 @@ void ts_place_begin(struct ts_place *place);
 /* After reading messages.  Returns the index of a thread to be kicked, since it shall wait, too; or
  * -1. */
 int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts_place_read *read);
+/* Do those who fault run on this CPU? */
+bool ts_place_is_beside(const struct ts_place *place);
 /* After serving faults: is the next one likely to be there, so that it is worth reading at once? */
 bool ts_place_may_read_on(const struct ts_place *place);
 /* After serving a fault of a thread (0: not known), or beginning a read for it: where the next one

@@ -31,8 +31,6 @@ enum {
 	SHARDS_MAX = TS_REGION_MAX * TS_SHARD_MAX,
 	/* Retries at full speed before a thread with something pending sleeps between them. */
 	STUCK_ROUNDS = 256,
-	/* Reads of a shard without a look at anything else. */
-	READS_AT_ONCE_MAX = 16,
 };
 
 struct fault_thread {
@@ -175,7 +173,7 @@ static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool 
 	if (nr_faults > 0 && !shard->region->is_remote)
 		read.tid = faults[0].arg.pagefault.feat.ptid;
 	kick_helper(thread, ts_place_adapt(crew, &thread->place, &read));
-	thread->serve.is_beside = ts_place_may_read_on(&thread->place);
+	thread->serve.is_beside = ts_place_is_beside(&thread->place);
 	for (int i = 0; i < nr_faults; i++)
 		handle_fault(thread, shard, &faults[i], read.start_ns);
 	for (int i = 0; i < nr_faults; i++) {
@@ -190,20 +188,20 @@ static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool 
 }
 
 /* As long as there is nothing else to do, and never so long that another shard notices. */
-static bool may_read_on(const struct fault_thread *thread, unsigned nr_reads)
+static bool may_read_on(const struct fault_thread *thread)
 {
-	return nr_reads < READS_AT_ONCE_MAX && !thread->nr_pending && !thread->serve.nr_later &&
-	       !thread->serve.fetch.nr_busy && ts_place_may_read_on(&thread->place);
+	return !thread->nr_pending && !thread->serve.nr_later && !thread->serve.fetch.nr_busy &&
+	       ts_place_may_read_on(&thread->place);
 }
 
 static void serve_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
 {
-	unsigned nr_reads = 0;
+	bool is_at_once = false;
 
 	if (TS_UNLIKELY(events & POLLERR) && shard->region->is_remote)
 		(void)ts_handed_unblock(shard->uffd);  /* its owner may have made it blocking */
-	while (read_shard(thread, shard, nr_reads > 0) > 0 && may_read_on(thread, nr_reads))
-		nr_reads++;
+	while (read_shard(thread, shard, is_at_once) > 0 && may_read_on(thread))
+		is_at_once = true;
 }
 
 static void retry_pending(struct fault_thread *thread)
