@@ -103,8 +103,8 @@ static void what_lone_faults_came_to_is_learnt(void)
 	guest_close(&guest);
 }
 
-/* A page of a range, then one of the range beside it, again and again elsewhere: that is chance, for
- * which nobody is woken. */
+/* A page of a range, then one of the range beside it, again and again elsewhere: that is chance,
+ * for which nobody is woken. */
 static void neighbours_by_chance_are_not_followed(void)
 {
 	enum { RANGE_PAGES = 16, APART = 6 };
