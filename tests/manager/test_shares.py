@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,11 @@ codec = "raw"
 budget = "5%"
 min_age = "100ms"
 """
+HEAVY = """
+[[vm]]
+socket = "heavy.sock"
+weight = 15
+"""
 COLD = """
 [[tier]]
 name = "cold"
@@ -217,6 +223,66 @@ def test_three_vms_divide_a_full_tier_and_none_starves(
         greedy.verify()
         modest.verify()
         assert "Traceback" not in manager.log
+
+
+@contextlib.contextmanager
+def control_group() -> Iterator[tuple[Path, str]]:
+    """A memory control group of the test's own, and the name of its limit."""
+    v1 = Path("/sys/fs/cgroup/memory")
+    top, limit = (v1, "memory.limit_in_bytes") if v1.exists() else (v1.parent, "memory.max")
+    group = top / f"tierstore-test-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"may not make a control group: {error}")
+    try:
+        if not (group / limit).exists():
+            pytest.skip("control groups have no limit of memory here")
+        yield group, limit
+    finally:
+        until(lambda: not (group / "cgroup.procs").read_text(), "the group to be empty")
+        group.rmdir()
+
+
+@contextlib.contextmanager
+def inside(group: Path) -> Iterator[None]:
+    """What is started here is in the group."""
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    kind = "memory" if group.parent.name == "memory" else ""
+    path = next(path for _, kinds, path in (x.split(":", 2) for x in lines)
+                if kind in kinds.split(","))  # fmt: skip
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+    try:
+        yield
+    finally:
+        (group.parent / path.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def test_a_vm_at_the_limit_of_its_control_group_gives_nothing_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be killed for it.  Once there is room it does."""
+    with contextlib.ExitStack() as stack:
+        group, limit = stack.enter_context(control_group())
+        other = tmp_path / "heavy.sock"
+        config = CONFIG.format(more="") + HEAVY
+        manager = stack.enter_context(Serve(tmp_path, "--listen", str(other), config=config))
+        look = Look(manager, monkeypatch)
+        with inside(group):
+            greedy = stack.enter_context(Vmm(manager.socket, "--seed", "1", mib=40))
+        greedy.handed_over()
+        until(lambda: look.held(greedy)[0] > 14, "one VM alone to fill the tier")
+        usage = "memory.current" if limit == "memory.max" else "memory.usage_in_bytes"
+        enough = int((group / usage).read_text()) + MIB
+        (group / limit).write_text(str(enough))
+        # It owes nearly all that it has.
+        heavy = stack.enter_context(Vmm(other, "--seed", "2", mib=40)).handed_over()
+        until(lambda: "control group's limit" in manager.log, "it to be said")
+        before = look.vm(greedy)["returned"]
+        (group / limit).write_text(str(enough + 200 * MIB))
+        until(lambda: (look.vm(greedy)["returned"] - before) * PAGE > 2 * MIB, "what it owes")
+        greedy.verify()
+        heavy.verify()
 
 
 def test_a_flood_does_not_push_others_down_the_ladder(

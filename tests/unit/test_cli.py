@@ -108,6 +108,16 @@ def published() -> Iterator[int]:
         (["stat"], 2, ["--pid"]),
         (["stat", "--pid", "1"], 2, ["process 1"]),
         (["top", "--pid", "1"], 2, ["process 1"]),
+        (["serve"], 2, ["--listen"]),
+        (["serve", "--listen", "/no/such/folder/s"], 2, ["no folder /no/such/folder"]),
+        (["serve", "--listen", "/etc/hostname"], 2, ["/etc/hostname: exists, and is no socket"]),
+        (["serve", "--listen", "/tmp/s", "--ram", "1"], 2, ["1 bytes", "at least 1MiB"]),
+        (["serve", "--listen", "/tmp/s", "--users", "nobody-here"], 2, ['no user "nobody-here"']),
+        (["serve", "--listen", "/tmp/s", "--state", "/tmp/x"], 2, ["state folder", "RAM", "lmdb"]),
+        (["run", "--", "no-such-command"], 2, ["no such command: no-such-command"]),
+        (["run", "--config", "/no/such.toml", "--", "true"], 2, ["/no/such.toml"]),
+        (["release", "no-such-vm"], 2, ["no-such-vm", "none"]),
+        (["verify", "/etc/passwd"], 4, ["/etc/passwd is no store"]),
     ],
 )
 def test_troubles_are_told_in_words(arguments: list[str], code: int, words: list[str]) -> None:
@@ -125,6 +135,23 @@ def test_a_wrong_key_in_the_demos_configuration(tmp_path: Path) -> None:
     done = run("demo", "--config", str(path))
     assert done.returncode == 2
     assert f"{path}: tier[0].pfad: unknown key" in done.stderr
+
+
+def test_a_limit_of_files_is_told_with_the_remedy(tmp_path: Path) -> None:
+    """Wherever it strikes."""
+    code = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+    code += "from tierstore.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "demo", "--size", "16MiB", "--folder", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "Too many open files" in done.stderr
+    assert "ulimit -n" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_exit_codes_by_kind_of_error() -> None:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -47,6 +48,14 @@ _BY_CLASS: tuple[tuple[type[Exception], int], ...] = (
     (MemoryError, HOST),
 )
 
+_REMEDIES = {
+    -errno.EMFILE: "this process may have no more files open; raise its limit (ulimit -n)",
+    -errno.ENFILE: "this host has no more files to open; raise sysctl fs.file-max",
+    -errno.ENOMEM: "there is too little memory, or a limit is reached (ulimit -v, memory.max)",
+    -errno.ENOSPC: "the disk is full; make room, or name another path",
+}
+"""By status, for what has no hint of its own."""
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -70,7 +79,8 @@ def _report(error: BaseException) -> int:
     if code == BUG and not isinstance(error, TierstoreError):
         text = f"internal error: {type(error).__name__}: {text}"
     complain(text)
-    hint = getattr(error, "hint", "")
+    status = -(error.errno or 0) if isinstance(error, OSError) else getattr(error, "status", 0)
+    hint = getattr(error, "hint", "") or _REMEDIES.get(status, "")
     if hint:
         complain(hint)
     return code

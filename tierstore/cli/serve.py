@@ -42,7 +42,14 @@ def _resolve(
     if snapshot is not None:
         # Behind the file's own entries: what is said last is what holds.
         data["vm"] = [*data.get("vm", []), {"snapshot": snapshot}]
-    return ServeConfig.from_dict(data, source=source)
+    resolved = ServeConfig.from_dict(data, source=source)
+    in_ram = [tier.name for tier in resolved.tier if tier.store == "ram"]
+    if in_ram and resolved.manager.state is not None:
+        raise ConfigError(
+            f"{source}: with a state folder no tier may be in RAM, which ends with the manager; "
+            f'"{in_ram[0]}" is: use the store file, on a tmpfs for compressed RAM, or lmdb'
+        )
+    return resolved
 
 
 def _default_tiers(ram: str) -> dict[str, Any]:

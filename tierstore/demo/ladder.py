@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tierstore._cgroup import room_of
 from tierstore.config import Config
 from tierstore.errors import ConfigError, HostError
 from tierstore.units import format_size
@@ -49,11 +50,23 @@ def _available_bytes() -> int:
     return 1 << 62
 
 
+def _check_group(needed_bytes: int) -> None:
+    room = room_of()
+    if room is not None and needed_bytes > room.free_bytes:
+        raise HostError(
+            f"the demo needs {format_size(needed_bytes)} of memory, and its control group has "
+            f"{format_size(room.free_bytes)} left of {format_size(room.limit_bytes)}",
+            hint="choose a smaller --size, or raise the group's limit (memory.max)",
+        )
+
+
 def check_room(folder: Path, region_bytes: int, *, reserved_bytes: int = 0) -> None:
     """Raise ``HostError`` if memory or disk are too small for a guest of that size.
 
     ``reserved_bytes`` of memory are set aside for it already.
     """
+    # A quarter for the engine and its upper tiers; huge pages are no memory of a control group's.
+    _check_group(region_bytes // 4 if reserved_bytes else region_bytes * 5 // 4)
     available = _available_bytes() + reserved_bytes
     if region_bytes * 5 // 4 > available:
         raise HostError(

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from tierstore._cgroup import room_of
 from tierstore._controller import Controller
 from tierstore._training import Trainer
 from tierstore.abc import Decision
@@ -29,6 +30,8 @@ logger = logging.getLogger("tierstore.manager")
 
 RETURN_STEP_PAGES = 512
 """Pages that return in a row, before the cycle looks whether it is to stop."""
+SPARE_PART = 1 / 16
+"""Of a control group's limit, is left to what the VM needs itself."""
 
 
 def build_policy(config: RegionConfig, interval_s: float, share: FairShare) -> Within:
@@ -71,9 +74,12 @@ class VmCycle(Controller):
         trainer: SharedTrainer,
         *,
         is_alive: Callable[[], bool],
+        pid: int,
     ) -> None:
         super().__init__(engine)
         self._is_alive = is_alive
+        self._pid = pid
+        self._is_confined = False
         self._trainer = trainer
         self._region = region
         self._can_evict = Ability.EVICT in region.abilities
@@ -99,6 +105,8 @@ class VmCycle(Controller):
     def _make_room(self, region: Region) -> None:
         """For VMs that have less than their share; until the next tick is due."""
         left, self._within.nr_to_return = self._within.nr_to_return, 0
+        if left > 0:
+            left = min(left, self._nr_that_fit(region))
         end_s = time.monotonic() + self._interval_s * 0.9
         while left > 0 and time.monotonic() < end_s and not self._stopping.is_set():
             nr = region.give_back(min(left, RETURN_STEP_PAGES) * 4096) // 4096
@@ -106,6 +114,22 @@ class VmCycle(Controller):
                 return
             left -= nr
             self.nr_returned += nr
+
+    def _nr_that_fit(self, region: Region) -> int:
+        """Pages that may come back without a control group's limit, which would end the VM."""
+        rooms = [room for room in (room_of(self._pid), room_of()) if room is not None]
+        nr = min(
+            (int(room.free_bytes - room.limit_bytes * SPARE_PART) // 4096 for room in rooms),
+            default=region.length_bytes // 4096,
+        )
+        if nr <= 0 and not self._is_confined:
+            logger.warning(
+                "VM %s holds more than its share of the tiers, and its control group's limit "
+                "has no room for it: others wait; raise memory.max, or its weight",
+                region.name,
+            )
+        self._is_confined = nr <= 0
+        return max(nr, 0)
 
     def _regions(self) -> tuple[Region, ...]:
         return (self._region,) if self._region.is_attached and self._is_alive() else ()

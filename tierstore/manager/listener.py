@@ -33,6 +33,8 @@ class Listener:
         self.path = path
         if len(os.fsencode(path)) > 107:
             raise UsageError(f"{path}: longer than the 107 bytes that a socket's path may have")
+        if not path.parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {path.parent}; make it first")
         self._lock_path = path.with_name(path.name + ".lock")
         self._lock_fd = self._lock()
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -52,7 +54,7 @@ class Listener:
             flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
             fd = os.open(self._lock_path, flags, 0o600)
         except OSError as error:
-            raise HostError(f"{self._lock_path}: {error.strerror}") from None
+            raise HostError(f"{self.path}: no socket can be made here: {error.strerror}") from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -115,6 +115,7 @@ class Vm:
                     self.options.share,
                     self.options.trainer,
                     is_alive=lambda: self.peer.is_alive,
+                    pid=self.peer.pid,
                 )
                 self._cycle.start()
             self._log_start(plan)
