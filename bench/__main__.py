@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -20,15 +21,26 @@ from bench import machine, plots, report
 from bench.build import release_build
 from bench.harness import REAL, SMOKE, Bench
 from bench.result import Skipped
+from bench.rivals.group import is_alive
 from bench.rows import all_rows
 
 ERRORS = Console(stderr=True)
+SCRATCH = "bench-of-"
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def stop(number: int, frame: FrameType | None) -> None:
     """SIGTERM as an exception, so that swap and groups are taken down."""
     sys.exit(128 + number)
+
+
+def scratch(build: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for this run, beside the build and not below /tmp, which may be memory: the file
+    tier and swap want the disk.  Those of killed runs are removed."""
+    for old in build.glob(f"{SCRATCH}*"):
+        if not is_alive(old.name.removeprefix(SCRATCH).split("-")[0]):
+            shutil.rmtree(old, ignore_errors=True)  # but for a swap file that is still on
+    return tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{os.getpid()}-", dir=build)
 
 
 def measure_row(name: str, bench: Bench) -> list[dict[str, Any]]:
@@ -55,8 +67,7 @@ def run(names: list[str], real: bool, build: Path | None, emit: bool) -> tuple[A
     results: list[dict[str, Any]] = []
     if emit:
         print(json.dumps(head), flush=True)
-    # Not below /tmp, which may be memory: the file tier and swap want the disk.
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=build) as folder:
+    with scratch(build) as folder:
         bench = Bench(build, Path(folder), REAL if real else SMOKE)
         for name in names:
             found = measure_row(name, bench)

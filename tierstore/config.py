@@ -11,7 +11,7 @@ A ladder of tiers in order, defaults for the regions, a few settings of the engi
 
     [[tier]]
     name = "cold"; store = "file"; path = "/var/lib/vm/cold"; size = "20GiB"
-    codec = "zstd"; range = "64KiB"; demote_after = "10min"
+    codec = "zstd:3"; range = "64KiB"; demote_after = "10min"
 
     [region]
     budget = "25%"
@@ -85,20 +85,19 @@ Pct = Annotated[int, BeforeValidator(_parse_pct), PlainSerializer(lambda v: f"{v
 
 
 class Codec(BaseModel):
-    """How frames are compressed: written ``"raw"``, ``"lz4"``, ``"lz4:8"``, ``"zstd:6"``."""
+    """How frames are compressed: written ``"raw"``, ``"lz4"``, ``"lz4:8"``, ``"zstd:3"``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: Literal["raw", "lz4", "zstd"] = "lz4"
     level: int = 1
-    """lz4: acceleration, higher is faster, 1 if not given; zstd: level, 0 if not given, which
-    is 3, and 4 for frames of more than 16 and up to 128 KiB of pages."""
+    """lz4: acceleration, higher is faster, 1 if not given; zstd: level, 3 if not given."""
 
     def __str__(self) -> str:
         return self.name if self.level == _LEVEL[self.name] else f"{self.name}:{self.level}"
 
 
 _LEVELS = {"raw": (1, 1), "lz4": (1, 64), "zstd": (-50, 19)}
-_LEVEL = {"raw": 1, "lz4": 1, "zstd": 0}
+_LEVEL = {"raw": 1, "lz4": 1, "zstd": 3}
 _CODEC_HINT = 'write "raw", "lz4", "lz4:ACCELERATION", "zstd" or "zstd:LEVEL"'
 
 
@@ -115,7 +114,7 @@ def _parse_codec(value: object) -> Codec:
         level = int(level_text) if colon else _LEVEL[name]
     except ValueError:
         raise ValueError(f"{value!r} has no whole number as its level; {_CODEC_HINT}") from None
-    if not low <= level <= high or (colon and name == "zstd" and level == 0):
+    if not low <= level <= high or (name == "zstd" and level == 0):
         raise ValueError(f"{value!r}: {name} takes a level from {low} to {high}, not {level}")
     return Codec.model_validate({"name": name, "level": level})
 

@@ -24,8 +24,6 @@ logger = logging.getLogger("tierstore")
 PAGE_BYTES = 4096
 DICT_BYTES = 110 * 1024
 """zstd's own default; the codec takes up to 256 KiB."""
-LEVEL = 3
-"""What dictionaries are prepared for where a tier names no level."""
 DICT_BYTES_MIN = 8 * 1024
 SAMPLES_PER_DICT = 10
 """Training wants many times more sample bytes than the dictionary has, or it learns by heart."""
@@ -54,7 +52,7 @@ class Training:
 
 
 def train(
-    samples: Sequence[bytes], *, level: int = 0, range_bytes: int = PAGE_BYTES
+    samples: Sequence[bytes], *, level: int = 1, range_bytes: int = PAGE_BYTES
 ) -> bytes | None:
     """The dictionary alone, or ``None`` (the log says why).  See :func:`train_dictionary`."""
     training = train_dictionary(samples, level=level, range_bytes=range_bytes)
@@ -65,15 +63,15 @@ def train(
 def train_dictionary(
     samples: Sequence[bytes],
     *,
-    level: int = 0,
+    level: int = 1,
     range_bytes: int = PAGE_BYTES,
     dict_bytes: int = DICT_BYTES,
     gain_min: float = GAIN_MIN,
 ) -> Training:
     """Train on ``samples`` (pages of 4096 bytes, in the order of their addresses) and judge.
 
-    ``level`` and ``range_bytes`` are the tier's: ranges are judged as runs of neighbouring samples.
-    Samples that are only nearly neighbours have less in common than real ranges do, so
+    ``level`` is zstd's, ``range_bytes`` the tier's range: ranges are judged as runs of neighbouring
+    samples.  Samples that are only nearly neighbours have less in common than real ranges do, so
     for long ranges the judgement leans towards the dictionary.
 
     Takes seconds of CPU for some thousand pages, on the calling thread, most of it without the
@@ -91,10 +89,10 @@ def train_dictionary(
     learn, held_out = _split(pages)
     size = min(dict_bytes, len(learn) * PAGE_BYTES // SAMPLES_PER_DICT)
     try:
-        known = zstandard.train_dictionary(max(size, DICT_BYTES_MIN), learn, level=level or LEVEL)
+        known = zstandard.train_dictionary(max(size, DICT_BYTES_MIN), learn, level=level or 1)
     except zstandard.ZstdError as error:
         return Training(None, f"the pages have nothing in common ({error})", nr_pages=len(pages))
-    return _judge(known, held_out, level, range_bytes, gain_min, len(pages))
+    return _judge(known, held_out, level or 1, range_bytes, gain_min, len(pages))
 
 
 def _is_filled(page: bytes) -> bool:
@@ -119,11 +117,6 @@ def _encoded_bytes(ranges: Sequence[bytes], compressor: zstandard.ZstdCompressor
     return sum(min(len(compressor.compress(pages)), len(pages)) for pages in ranges)
 
 
-def _plain_level(range_bytes: int) -> int:
-    """What the codec takes for frames of that length where a tier names no level."""
-    return 4 if 16 << 10 < range_bytes <= 128 << 10 else 3
-
-
 def _judge(
     known: zstandard.ZstdCompressionDict,
     held_out: Sequence[bytes],
@@ -134,15 +127,15 @@ def _judge(
 ) -> Training:
     step = range_bytes // PAGE_BYTES
     ranges = [b"".join(held_out[i : i + step]) for i in range(0, len(held_out), step)]
-    known.precompute_compress(level=level or LEVEL)
+    known.precompute_compress(level=level)
     plain, with_dictionary = (
         _encoded_bytes(
             ranges,
             zstandard.ZstdCompressor(
-                level=at, dict_data=dict_data, write_content_size=False, write_dict_id=False
+                level=level, dict_data=dict_data, write_content_size=False, write_dict_id=False
             ),
         )
-        for at, dict_data in ((level or _plain_level(range_bytes), None), (level or LEVEL, known))
+        for dict_data in (None, known)
     )
     gain = 1 - with_dictionary / plain
     verdict = f"saves {gain:.1%} of {len(held_out)} held-out pages"

@@ -24,6 +24,7 @@ LABEL = "tierstore-bench"
 LABEL_OFFSET = 1024 + 4 * 3 + 16  # struct of mkswap: bootbits, three words, a uuid
 LOCK = Path("/run/lock/tierstore-bench")
 CLUSTER = Path("/proc/sys/vm/page-cluster")
+CLUSTER_BEFORE = Path("/run/lock/tierstore-bench.page-cluster")  # while a row has it changed
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,10 @@ def is_ours(path: str) -> bool:
 
 
 def remove_leftovers() -> None:
-    """What a killed run of this bench left on."""
+    """What a killed run of this bench left on, or changed."""
+    if CLUSTER_BEFORE.exists():
+        CLUSTER.write_text(CLUSTER_BEFORE.read_text())
+        CLUSTER_BEFORE.unlink()
     for path in swaps():
         if not is_ours(path):
             continue
@@ -98,30 +102,45 @@ def alone_with_swap() -> Iterator[None]:
 
 @contextmanager
 def page_cluster(log2_pages: int) -> Iterator[None]:
-    """Sets how far the kernel reads ahead from swap; puts it back."""
+    """Sets how far the kernel reads ahead from swap; puts it back, also when nested."""
     before = CLUSTER.read_text()
-    CLUSTER.write_text(str(log2_pages))
+    is_outer = not CLUSTER_BEFORE.exists()
+    if is_outer:
+        CLUSTER_BEFORE.write_text(before)
     try:
+        CLUSTER.write_text(str(log2_pages))
         yield
     finally:
         CLUSTER.write_text(before)
+        if is_outer:
+            CLUSTER_BEFORE.unlink()
 
 
-def unused_zram() -> Path:
-    """A zram device without a size, made if none is there."""
+@contextmanager
+def unused_zram() -> Iterator[Path]:
+    """A zram device without a size; one made for this if none is there."""
     for block in sorted(Path("/sys/block").glob("zram*")):
         if (block / "disksize").read_text().strip() == "0":
-            return block
-    control = Path("/sys/class/zram-control/hot_add")
+            yield block
+            return
+    control = Path("/sys/class/zram-control")
     if not control.exists():
         raise Skipped("this kernel has no zram")
-    return Path("/sys/block") / f"zram{control.read_text().strip()}"
+    number = (control / "hot_add").read_text().strip()
+    try:
+        yield Path("/sys/block") / f"zram{number}"
+    finally:
+        (control / "hot_remove").write_text(number)
 
 
 @contextmanager
 def zram(size_bytes: int, algorithm: str = "lz4") -> Iterator[Zram]:
     """Swap on zram alone."""
-    with alone_with_swap(), zram_on(unused_zram(), size_bytes, algorithm) as rival:
+    with (
+        alone_with_swap(),
+        unused_zram() as block,
+        zram_on(block, size_bytes, algorithm) as rival,
+    ):
         yield rival
 
 

@@ -5,7 +5,8 @@ Measured: the ram tier's own count of all that it occupies (index, holes) and th
 zstd as it is by default in 64 KiB ranges.  Against: the peak of zram's mem_used (lz4) while the
 same pages are out, zsmalloc's holes included, and zram's table of 16 bytes for each of them.
 What Linux has for every page that is swapped (swap map, page tables) is left out, in its favour;
-the engine's fixed buffers (of threads, not of pages) are in the detail.  There, too: what zstd
+the engine's fixed buffers (of threads, not of pages) are in the detail, and all anonymous RAM that
+the kernel counts for engine and tier, which would show what they forgot.  There, too: what zstd
 alone makes of the same ranges, frame after frame, with nothing of ours beside it, at the default
 and at higher levels, as a share of what zram occupies: the limit of any change that is not the
 codec's.  Two corpora: without filled pages, and mixed as a guest's memory, of which a sixteenth is
@@ -51,6 +52,7 @@ def one_corpus(bench: Bench, rival: Zram, kind: str) -> Result:
             "raw MiB": ours["pages"] * 4096 / 2**20,
             "fixed buffers MiB": ours["buffer_bytes"] / 2**20,
             "frames MiB": ours["frame_bytes"] / 2**20,
+            "all RAM of the engine MiB": ours["rss_bytes"] / 2**20,
             "zstd alone": {
                 level: bare_bytes(bench, kind, options) / 2**20 / theirs
                 for level, options in LEVELS.items()

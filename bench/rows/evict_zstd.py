@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row 7: how fast memory leaves with zstd, against the bare codec.
 
-Measured: pages a second of one ts_region_evict() of everything, zstd at its default (level 4
-for frames of that length) in 64 KiB ranges.
+Measured: pages a second of one ts_region_evict() of everything, zstd (level 3, the default) in
+64 KiB ranges.
 Against: as many threads that do nothing but ZSTD_compress2 on the same ranges of the same memory,
 into memory of their own.  Fair because the codec is the work that can't be avoided; ours also takes
 the pages from the guest, verifies, stores them and gives the RAM back.  The detail has the rate of

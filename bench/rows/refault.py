@@ -47,8 +47,16 @@ def one_pattern(bench: Bench, rival: Zram, pattern: str) -> list[Result]:
         name: [run["pages"] * 4096 / run["stored_bytes"] for run in runs]
         for name, runs in found.items()
     }
-    detail = {name: statistics.median(values) for name, values in density.items()}
-    shared = {"hash": found["zram"][0]["hash"], "detail": {"density": detail}}
+
+    def medians(field: str) -> dict[str, float]:
+        return {name: statistics.median(column(runs, field, 1e-3)) for name, runs in found.items()}
+
+    detail = {
+        "density": {name: statistics.median(values) for name, values in density.items()},
+        "CPU us/page": medians("touch_cpu_ns_per_page"),
+        "wall us/page": medians("touch_wall_ns_per_page"),
+    }
+    shared = {"hash": found["zram"][0]["hash"], "detail": detail}
     unit, rival_name = "us/page", "zram-lz4"
     return [
         compare("4", f"refault, lz4 64 KiB, {pattern}", unit, times["lz4"], rival_name,

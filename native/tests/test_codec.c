@@ -51,33 +51,6 @@ static void random_pages_stay_raw(void)
 	tear_down();
 }
 
-/* Level 0 of zstd is 3, and 4 between its tables for short and for long inputs. */
-static void level_follows_the_length(void)
-{
-	static const struct { unsigned nr_pages; int32_t level; } cases[] = {
-		{ 1, 3 }, { 4, 3 }, { 5, 4 }, { 16, 4 }, { 32, 4 }, { 33, 3 }, { 64, 3 }, { 16, 4 },
-	};
-	static unsigned char other[sizeof(frame)];
-	struct rng rng = { 4 };
-
-	set_up();
-	make_pages(raw, sizeof(raw), PAGE_TEXT, &rng);
-	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct ts_frame_owner owner = { 1, 2, ~0ull >> (64 - cases[i].nr_pages) };
-		struct ts_codec_setting setting = { TS_CODEC_ZSTD, 0, 0 };
-		int len = ts_encode(encoder, &setting, &owner, raw, frame, sizeof(frame));
-
-		for (setting.level = 3; setting.level <= 4; setting.level++) {
-			int len_at = ts_encode(encoder, &setting, &owner, raw, other,
-					       sizeof(other));
-			bool is_same = len == len_at && memcmp(frame, other, (size_t)len) == 0;
-
-			CHECK_EQ(is_same, setting.level == cases[i].level);
-		}
-	}
-	tear_down();
-}
-
 /* The bytes that FORMAT.md promises; if this fails, the format's version must change. */
 static void header_bytes_are_fixed(void)
 {
@@ -235,7 +208,6 @@ static void page_hash_tells_pages_apart(void)
 
 CHECK_MAIN({ "round_trip", round_trip },
 	   { "random_pages_stay_raw", random_pages_stay_raw },
-	   { "level_follows_the_length", level_follows_the_length },
 	   { "header_bytes_are_fixed", header_bytes_are_fixed },
 	   { "bad_settings_are_refused", bad_settings_are_refused },
 	   { "every_flipped_bit_is_found", every_flipped_bit_is_found },

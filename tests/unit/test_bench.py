@@ -101,8 +101,10 @@ def test_zram_goes_away_when_a_row_fails() -> None:
 
 
 def test_a_killed_run_is_tidied_up(bench: Bench) -> None:
-    """SIGKILL leaves swap on; the next who asks for swap removes it, by its label."""
+    """SIGKILL leaves swap on; the next who asks for swap removes it, by its label, and puts
+    readahead back."""
     path = bench.folder / "left"
+    readahead = swap.CLUSTER.read_text()
     program = (
         "import os, pathlib, sys\n"
         "from bench.result import Skipped\n"
@@ -122,6 +124,7 @@ def test_a_killed_run_is_tidied_up(bench: Bench) -> None:
     try:
         with swap.alone_with_swap():
             assert not swap.swaps()
+            assert swap.CLUSTER.read_text() == readahead
     except Skipped as skipped:
         pytest.skip(str(skipped))
     assert not path.exists()

@@ -189,8 +189,7 @@ struct ts_tier_options {
 	const char *path;
 	uint64_t size_bytes;        /* required */
 	uint32_t codec;             /* enum ts_codec */
-	int32_t level;              /* lz4: acceleration, 1 .. 64, 0: 1; zstd: -50 .. 19, 0: 3,
-				     * and 4 for frames of more than 16, up to 128 KiB of pages */
+	int32_t level;              /* lz4: acceleration, 1 .. 64; zstd: -50 .. 19; 0: 1 and 3 */
 	uint32_t range_bytes;       /* 4 KiB .. 256 KiB, a power of two; 0: 4 KiB */
 	uint32_t demote_after_ms;   /* frames older than this move down; 0: by fill only */
 	uint8_t demote_above_pct;   /* fuller than this: oldest frames move down; 0: 90 */
@@ -543,7 +542,7 @@ struct ts_tier_stats {
 	uint64_t nr_admitted, nr_demoted_in, nr_demoted_out;
 	uint64_t nr_errors;
 	uint32_t codec;
-	int32_t level;                    /* as in the options; zstd: 0 where not given */
+	int32_t level;
 	uint32_t range_bytes;
 	uint32_t dict_id;                 /* in use; 0: none */
 	uint8_t is_failed;                /* admits nothing, but for a try every 30 s; goes on

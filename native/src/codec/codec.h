@@ -71,7 +71,7 @@ const void *ts_dict_bytes_borrow(struct ts_dict_table *table, uint32_t id, size_
 
 struct ts_codec_setting {
 	uint32_t codec;    /* enum ts_codec */
-	int32_t level;     /* as in ts_tier_options; a dictionary has zstd's 3 for 0 */
+	int32_t level;     /* as in ts_tier_options */
 	uint32_t dict_id;  /* zstd only; 0: none */
 };
 

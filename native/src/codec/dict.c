@@ -89,7 +89,7 @@ static int add_at(struct ts_dict_table *table, uint32_t slot, const void *data, 
 {
 	struct ts_dict *dict;
 
-	dict = TS_INJECT(TS_SITE_ALLOC) ? NULL : dict_create(data, len_bytes, level);
+	dict = TS_INJECT(TS_SITE_ALLOC) ? NULL : dict_create(data, len_bytes, level ? level : 1);
 	if (!dict || !dict->bytes) {
 		dict_destroy(dict);
 		return ts_fail(-ENOMEM, "no memory for a dictionary of %zu bytes", len_bytes);

@@ -74,22 +74,9 @@ void ts_encoder_destroy(struct ts_encoder *encoder)
 	free(encoder);
 }
 
-/* Where zstd's own tables of parameters for short inputs end. */
-enum { TS_ZSTD_SHORT_MAX = 16 << 10, TS_ZSTD_MIDDLE_MAX = 128 << 10 };
-
 static bool is_same_setting(const struct ts_codec_setting *a, const struct ts_codec_setting *b)
 {
 	return a->codec == b->codec && a->level == b->level && a->dict_id == b->dict_id;
-}
-
-/* Level 0, by the frame's length: at 4 zstd looks for shorter matches than at 3, which in frames
- * of a middle length takes 3 % longer and saves 2 % of the bytes.  In shorter ones 4 is another
- * search, half as slow again, in longer ones it gains nothing (bench/README.md, "Density"). */
-static int32_t zstd_level(int32_t level, size_t raw_bytes)
-{
-	bool is_middle = raw_bytes > TS_ZSTD_SHORT_MAX && raw_bytes <= TS_ZSTD_MIDDLE_MAX;
-
-	return level ? level : is_middle ? 4 : 3;
 }
 
 /* These calls fail for values out of range, which ours are not. */
@@ -118,7 +105,8 @@ static int zstd_apply(struct ts_encoder *encoder, const struct ts_codec_setting 
 	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_dictIDFlag, 0));
 	/* With a dictionary the level is the one that it was prepared for.  zstd brings a level
 	 * outside its range to the nearest one inside. */
-	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel, setting->level));
+	must(ZSTD_CCtx_setParameter(zstd, ZSTD_c_compressionLevel,
+				    setting->level ? setting->level : 1));
 	must(ZSTD_CCtx_refCDict(zstd, dict ? dict->for_encode : NULL));
 	encoder->applied = *setting;
 	encoder->is_applied = true;
@@ -139,12 +127,7 @@ static int lz4_payload(struct ts_encoder *encoder, const struct ts_codec_setting
 static int zstd_payload(struct ts_encoder *encoder, const struct ts_codec_setting *setting,
 			const void *raw, size_t raw_bytes, void *dst, size_t cap_bytes)
 {
-	struct ts_codec_setting by_length = {
-		.codec = setting->codec,
-		.level = zstd_level(setting->level, raw_bytes),
-		.dict_id = setting->dict_id,
-	};
-	int error = zstd_apply(encoder, &by_length);
+	int error = zstd_apply(encoder, setting);
 	size_t len_bytes;
 
 	if (error)

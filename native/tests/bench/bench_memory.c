@@ -74,6 +74,7 @@ int main(int argc, char **argv)
 				strcmp(name, "calls") == 0 ? &way_calls :
 				strcmp(name, "swap") == 0 ? &way_swap : NULL;
 
+	end_with_parent();
 	if (!way || !corpus) {
 		fprintf(stderr, "usage: bench_memory way=ours|bare|calls|swap corpus=FILE ...\n");
 		return 2;

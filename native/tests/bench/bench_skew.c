@@ -80,6 +80,7 @@ int main(int argc, char **argv)
 	bool is_ours = arg_is(&args, "way", "ours"), is_swap = arg_is(&args, "way", "swap");
 	uint64_t state = arg_number(&args, "seed", 1) * 2 + 1, sum;
 
+	end_with_parent();
 	nr_requests = arg_number(&args, "requests", 100000);
 	work = arg_number(&args, "work", 25000);
 	if (is_swap)

@@ -8,12 +8,14 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -33,6 +35,13 @@ struct measure_args {
 	int argc;
 	char **argv;
 };
+
+/* First in main(): a bench that was killed must not leave a program that keeps swap and a control
+ * group busy. */
+static inline void end_with_parent(void)
+{
+	CHECK_EQ(prctl(PR_SET_PDEATHSIG, SIGKILL), 0);
+}
 
 /* The value of name=value, or the fallback. */
 static inline const char *arg_text(const struct measure_args *args, const char *name,
@@ -191,6 +200,21 @@ static inline void memory_fill(struct memory *memory, const char *path)
 			memcpy(to + MEASURE_PAGE / 2, &page, sizeof(page));
 	}
 	CHECK_EQ(close(fd), 0);
+}
+
+/* Anonymous memory of this process that is in RAM: by the kernel's own count. */
+static inline uint64_t rss_anon_bytes(void)
+{
+	FILE *status = fopen("/proc/self/status", "r");
+	unsigned long long kib = 0;
+	char line[256];
+
+	CHECK(status != NULL);
+	while (fgets(line, sizeof(line), status) && sscanf(line, "RssAnon: %llu", &kib) != 1)
+		;
+	CHECK_EQ(fclose(status), 0);
+	CHECK(kib > 0);
+	return kib << 10;
 }
 
 static inline uint64_t memory_hash(const struct memory *memory)

@@ -86,9 +86,7 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.range_bytes = arg_number(args, "range", MEASURE_PAGE);
 	bare.nr_ranges = memory_bytes(memory) / bare.range_bytes;
 	bare.is_zstd = arg_is(args, "codec", "zstd");
-	/* Ours by default: codec/encode.c. */
-	bool is_middle = bare.range_bytes > 16 << 10 && bare.range_bytes <= 128 << 10;
-	bare.level = (int)arg_number(args, "level", is_middle ? 4 : 3);
+	bare.level = (int)arg_number(args, "level", 3); /* as ours by default */
 	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
 					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
 	bare.cpu = __builtin_ffsll((long long)arg_number(args, "fault_cpus", 0)) - 1;

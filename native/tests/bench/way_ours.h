@@ -14,6 +14,7 @@ static struct {
 	struct ts_engine *engine;
 	struct ts_region *region;
 	uint64_t resident_engine_bytes;  /* before anything left */
+	uint64_t other_rss_bytes;        /* of the program, neither guest's nor engine's */
 } ours;
 
 static inline void ours_log(void *user, int level, const char *text)
@@ -92,6 +93,8 @@ static struct ts_stats *ours_stats(struct ts_engine *engine)
 static void ours_open(const struct measure_args *args, struct memory *memory)
 {
 	ours.memory = memory;
+	ours.other_rss_bytes = rss_anon_bytes() -
+			       (memory->memfd >= 0 ? 0 : memory_bytes(memory));
 	ours.engine = ours_engine(args);
 	ours_add_tier(ours.engine, args, memory_bytes(memory));
 	CHECK_EQ(ts_engine_start(ours.engine), 0);
@@ -126,6 +129,8 @@ static void ours_report(void)
 	json_number("buffer_bytes", (double)stats->buffer_bytes);
 	json_number("index_bytes", (double)tier->index_bytes);
 	json_number("memory_bytes", (double)tier->memory_bytes);
+	/* All that the engine has in RAM now, frames included, by the kernel's count. */
+	json_number("rss_bytes", (double)rss_anon_bytes() - (double)ours.other_rss_bytes);
 }
 
 static void ours_close(void)
