@@ -6,11 +6,15 @@
 #include "fault/install.h"
 
 enum {
-	MATES_MAX = 32,
+	MATES_MAX = 128,
 	GROUP_SHIFT = 9,      /* 2 MiB: what leaves together, and shares blocks */
-	CONTROL_SHIFT = 28,   /* a sixteenth of the hashes */
+	CONTROL_SHIFT = 27,   /* a thirty-second of the hashes */
 	SAMPLE_MATES = 128,   /* a decision's basis */
-	WORTH_OF = 8,
+	WORTH_OF = 12,        /* one in so many */
+	WELL_WORTH_OF = 5,    /* a wider read is */
+	/* Wide reads of examples are in vain, and dear; once there were enough, one in so many
+	 * keeps the answer true. */
+	EXAMPLES_OF = 8,
 };
 
 static bool is_control(uint32_t page)
@@ -44,6 +48,13 @@ static bool page_of(struct ts_region *region, const struct ts_fetch_slot *slot,
 	return *page_out < region->nr_pages;
 }
 
+/* How wide a read pays.  What is yet to be wanted is not among the hits: they are the least. */
+static uint32_t worth_bytes(uint32_t nr_hits, uint32_t nr_mates)
+{
+	return nr_hits * WELL_WORTH_OF >= nr_mates ? TS_MATES_AROUND_MAX_BYTES :
+	       nr_hits * WORTH_OF >= nr_mates ? TS_MATES_AROUND_BYTES : 0;
+}
+
 /* Would it have been wanted?  Only those count that this frame is the truth about: what is away in
  * it, and what has come back from it and is still there. */
 static void learn(struct ts_region *region, uint32_t page, uint32_t frame)
@@ -63,7 +74,7 @@ static void learn(struct ts_region *region, uint32_t page, uint32_t frame)
 	uint32_t nr_mates = atomic_exchange(&lately->nr_mates, 0);
 	uint32_t nr_hits = atomic_exchange(&lately->nr_hits, 0);
 	if (nr_mates >= SAMPLE_MATES)
-		atomic_store_explicit(&lately->is_worth_it, nr_hits * WORTH_OF >= nr_mates,
+		atomic_store_explicit(&lately->around_bytes, worth_bytes(nr_hits, nr_mates),
 				      memory_order_relaxed);
 }
 
@@ -89,9 +100,9 @@ static void bring(struct ts_serve_ctx *ctx, const struct ts_fetch_slot *slot,
 	ts_install_wake(ts_region_shard(region, page), page);
 }
 
-static bool is_worth_it(const struct ts_region *region)
+static uint32_t around_bytes(const struct ts_region *region)
 {
-	return atomic_load_explicit(&region->lately->is_worth_it, memory_order_relaxed);
+	return atomic_load_explicit(&region->lately->around_bytes, memory_order_relaxed);
 }
 
 static bool may_have_mates(const struct ts_fetch_slot *slot)
@@ -100,14 +111,22 @@ static bool may_have_mates(const struct ts_fetch_slot *slot)
 	       !(slot->flags & TS_SERVE_PREFETCH);
 }
 
+static uint32_t plan_example(struct ts_region *region)
+{
+	uint32_t nr_before = atomic_fetch_add_explicit(&region->lately->nr_examples, 1,
+						       memory_order_relaxed);
+
+	return !around_bytes(region) || nr_before % EXAMPLES_OF == 0 ? TS_MATES_EXAMPLE_BYTES : 0;
+}
+
 void ts_mates_plan(struct ts_fetch_slot *slot)
 {
 	struct ts_region *region = slot->shard->region;
 
-	slot->around_bytes = may_have_mates(slot) &&
-			     region->engine->tiers[slot->tier].range_pages == 1 &&
-			     (is_control(slot->page) || is_worth_it(region)) ?
-			     TS_MATES_AROUND_BYTES : 0;
+	slot->around_bytes = 0;
+	if (may_have_mates(slot) && region->engine->tiers[slot->tier].range_pages == 1)
+		slot->around_bytes = is_control(slot->page) ? plan_example(region) :
+				     around_bytes(region);
 }
 
 void ts_mates_serve(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
@@ -117,7 +136,7 @@ void ts_mates_serve(struct ts_serve_ctx *ctx, struct ts_fetch_slot *slot)
 	uint64_t nr_freed = atomic_load(&ctx->engine->frames.nr_freed);
 	bool is_example = is_control(slot->page);
 
-	if (!may_have_mates(slot) || (!is_example && !is_worth_it(region)))
+	if (!may_have_mates(slot) || (!is_example && !around_bytes(region)))
 		return;
 	int nr_mates = ts_fetch_mates(&ctx->fetch, slot, mates, MATES_MAX);
 	for (int i = 0; i < nr_mates; i++) {

@@ -76,8 +76,8 @@ struct ts_region_counters {
  * that is missed is one example less. */
 enum { TS_LATELY_PAGES = 1008 };
 struct ts_lately {
-	_Atomic uint32_t nr_mates, nr_hits;
-	atomic_bool is_worth_it;
+	_Atomic uint32_t nr_mates, nr_hits, nr_examples;
+	_Atomic uint32_t around_bytes;  /* what pays to be read around a page */
 	_Atomic uint32_t pages[TS_LATELY_PAGES];
 };
 

@@ -46,9 +46,11 @@ enum {
 	/* Store reads that one fault thread keeps in flight on one tier: the depth at which a
 	 * disk's pages a second stop growing (bench/README.md). */
 	TS_FAULT_DEPTH_MAX = 32,
-	/* What is read around a frame whose neighbours on the disk are wanted, too: a disk gives it
-	 * in little more time than one block (bench/README.md). */
-	TS_MATES_AROUND_BYTES = 32768,
+	/* What is read around a frame whose neighbours on the disk are wanted, too, and where more
+	 * of them are: a disk gives it in little more time than one block (bench/README.md). */
+	TS_MATES_AROUND_BYTES = 64 * 1024,
+	TS_MATES_AROUND_MAX_BYTES = 128 * 1024,
+	TS_MATES_EXAMPLE_BYTES = 32 * 1024,
 	/* Hugetlb pages that one thread brings back at one time, each in a buffer of 2 MiB. */
 	TS_UNIT_MAX = 4,
 	/* Faults whose install met EAGAIN (an event is queued), waiting for the event to be
