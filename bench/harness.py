@@ -104,11 +104,11 @@ class Bench:
         path.unlink(missing_ok=True)
         return path
 
-    def alternate(self, sides: Mapping[str, Side]) -> dict[str, list[Figures]]:
+    def alternate(self, sides: Mapping[str, Side], times: int = 1) -> dict[str, list[Figures]]:
         """All sides in turn, several times; the first turn only warms up.  Sides that say what
-        they read (a hash) must agree."""
+        they read (a hash) must agree.  `times` as many turns for what the machine disturbs most."""
         found: dict[str, list[Figures]] = {name: [] for name in sides}
-        for turn in range(self.sizes.turns + self.sizes.warm_up):
+        for turn in range(self.sizes.turns * times + self.sizes.warm_up):
             for name, side in sides.items():
                 figures = side()
                 if turn >= self.sizes.warm_up:

@@ -143,15 +143,17 @@ static void handle_event(struct ts_engine *engine, struct ts_shard *shard,
 	}
 }
 
-int ts_shard_read(struct ts_engine *engine, struct ts_shard *shard, struct uffd_msg *faults)
+int ts_shard_read(struct ts_engine *engine, struct ts_shard *shard, struct uffd_msg *faults,
+		  unsigned faults_max)
 {
 	struct uffd_msg msgs[TS_FAULT_BATCH_MAX];
+	size_t max_bytes = faults_max * sizeof(msgs[0]);
 	unsigned nr_faults = 0;
 
 	ts_gate_close(&shard->gate);
 	ssize_t got = TS_INJECT(TS_SITE_UFFD_READ) ? -1 :
-		      shard->region->is_remote ? ts_handed_read(shard->uffd, msgs, sizeof(msgs)) :
-		      read(shard->uffd, msgs, sizeof(msgs));
+		      shard->region->is_remote ? ts_handed_read(shard->uffd, msgs, max_bytes) :
+		      read(shard->uffd, msgs, max_bytes);
 	int error = errno;
 	for (size_t i = 0; got > 0 && i < (size_t)got / sizeof(msgs[0]); i++) {
 		if (msgs[i].event == UFFD_EVENT_PAGEFAULT)

@@ -11,9 +11,10 @@ void ts_forget_pages(struct ts_engine *engine, struct ts_shard *shard, uint32_t 
 		     uint32_t nr_pages, bool is_unmapped);
 
 /* Reads and handles what a userfaultfd has to say about its own range, with the gate closed; page
- * faults go to msgs (room for TS_FAULT_BATCH_MAX).  Returns how many, or -errno (-EAGAIN:
- * nothing). */
+ * faults go to faults[faults_max], of TS_FAULT_BATCH_MAX at most.  Returns how many, or -errno
+ * (-EAGAIN: nothing). */
 struct uffd_msg;
-int ts_shard_read(struct ts_engine *engine, struct ts_shard *shard, struct uffd_msg *faults);
+int ts_shard_read(struct ts_engine *engine, struct ts_shard *shard, struct uffd_msg *faults,
+		  unsigned faults_max);
 
 #endif

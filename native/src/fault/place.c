@@ -26,6 +26,8 @@ enum {
 	PROMPT_MIN = 2,
 	/* Reads of a shard without a look at anything else. */
 	AT_ONCE_MAX = 16,
+	/* So many single messages of one thread in a row, and no second is looked for. */
+	SINGLE_MIN = 8,
 };
 
 unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus)
@@ -68,12 +70,20 @@ void ts_place_begin(struct ts_place *place)
 
 static void note_prompt(struct ts_place *place, const struct ts_place_read *read, uint64_t gap_ns)
 {
+	bool is_single = read->nr_faults == 1 && read->tid && read->tid == place->last_tid;
+
+	place->nr_single = is_single ? TS_MIN(place->nr_single + 1, (unsigned)SINGLE_MIN) : 0;
 	place->nr_at_once = read->is_at_once ? place->nr_at_once + 1 : 0;
 	if (read->nr_faults <= 0)
 		place->nr_prompt = 0;
 	else if (!read->is_at_once)
 		place->nr_prompt = gap_ns < PROMPT_GAP_NS ?
 				   TS_MIN(place->nr_prompt + 1, (unsigned)PROMPT_MIN) : 0;
+}
+
+unsigned ts_place_read_max(const struct ts_place *place)
+{
+	return place->nr_single >= SINGLE_MIN ? 1 : TS_FAULT_BATCH_MAX;
 }
 
 bool ts_place_is_beside(const struct ts_place *place)

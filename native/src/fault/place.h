@@ -43,6 +43,7 @@ struct ts_place {
 	uint32_t last_tid;            /* whose fault was served last */
 	unsigned nr_prompt;           /* messages that were there as soon as it looked */
 	unsigned nr_at_once;          /* reads since it last waited */
+	unsigned nr_single;           /* reads in a row that gave a message of the same thread */
 };
 
 /* What reading a shard gave. */
@@ -60,6 +61,9 @@ unsigned ts_place_threads(const struct ts_engine_options *options, int *cpus);
 void ts_crew_init(struct ts_crew *crew, unsigned nr_threads);
 /* On the thread itself: goes to its CPU, if it has one. */
 void ts_place_begin(struct ts_place *place);
+/* How many messages to ask for.  A thread that faults alone sends one, and to look for a second
+ * costs as much as a clock does ten times. */
+unsigned ts_place_read_max(const struct ts_place *place);
 /* After reading messages.  Returns the index of a thread to be kicked, since it shall wait, too; or
  * -1. */
 int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts_place_read *read);

@@ -154,7 +154,6 @@ static void handle_fault(struct fault_thread *thread, struct ts_shard *shard,
 	serve(thread, fault);
 }
 
-/* Its number; -1: nobody. */
 static void kick_helper(struct fault_thread *thread, int helper)
 {
 	if (TS_UNLIKELY(helper >= 0))
@@ -165,7 +164,8 @@ static void kick_helper(struct fault_thread *thread, int helper)
 static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool is_at_once)
 {
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
-	int nr_faults = ts_shard_read(thread->server->engine, shard, faults);
+	int nr_faults = ts_shard_read(thread->server->engine, shard, faults,
+				      ts_place_read_max(&thread->place));
 	struct ts_crew *crew = &thread->server->crew;
 	struct ts_place_read read = { .nr_faults = nr_faults, .is_at_once = is_at_once,
 				      .start_ns = ts_now_ns() };
