@@ -91,22 +91,26 @@ bool ts_place_is_beside(const struct ts_place *place)
 	return place->nr_prompt >= PROMPT_MIN;
 }
 
-bool ts_place_may_read_on(const struct ts_place *place)
+/* Not where several threads fault or several wait: the message wakes those who wait, and they shall
+ * not come in vain. */
+bool ts_place_may_read_on(const struct ts_crew *crew, const struct ts_place *place)
 {
-	return ts_place_is_beside(place) && place->nr_at_once < AT_ONCE_MAX;
+	return ts_place_is_beside(place) && place->nr_single >= SINGLE_MIN &&
+	       place->nr_at_once < AT_ONCE_MAX &&
+	       atomic_load_explicit(&crew->nr_active, memory_order_relaxed) == 1;
 }
 
 /* Has a message waited for us while we were busy?  What the thread sends that we have just woken
- * has not. */
+ * has not; and what was read at once would always seem to have. */
 static void note_busy(struct ts_place *place, const struct ts_place_read *read, uint64_t gap_ns)
 {
-	bool is_queue = read->nr_faults > 1 || gap_ns < BUSY_GAP_NS;
+	bool is_same = read->tid && read->tid == place->last_tid;
 
-	if (read->nr_faults <= 0)
+	if (read->nr_faults <= 0 || (read->nr_faults == 1 && read->is_at_once))
 		return;
-	if (!is_queue)
+	if (read->nr_faults == 1 && gap_ns >= BUSY_GAP_NS)
 		place->nr_busy_rounds = 0;
-	else if (read->nr_faults > 1 || !read->tid || read->tid != place->last_tid)
+	else if (read->nr_faults > 1 || !is_same)
 		place->nr_busy_rounds++;
 }
 

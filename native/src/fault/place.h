@@ -70,7 +70,7 @@ int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts
 /* Do those who fault run on this CPU? */
 bool ts_place_is_beside(const struct ts_place *place);
 /* After serving faults: is the next one likely to be there, so that it is worth reading at once? */
-bool ts_place_may_read_on(const struct ts_place *place);
+bool ts_place_may_read_on(const struct ts_crew *crew, const struct ts_place *place);
 /* After serving a fault of a thread (0: not known), or beginning a read for it: where the next one
  * is best waited for.  Returns as above. */
 int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bool has_read);

@@ -191,7 +191,7 @@ static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool 
 static bool may_read_on(const struct fault_thread *thread)
 {
 	return !thread->nr_pending && !thread->serve.nr_later && !thread->serve.fetch.nr_busy &&
-	       ts_place_may_read_on(&thread->place);
+	       ts_place_may_read_on(&thread->server->crew, &thread->place);
 }
 
 static void serve_shard(struct fault_thread *thread, struct ts_shard *shard, short events)
