@@ -6,8 +6,7 @@
 #include "util/base.h"
 
 /* Runs a call: 12 KiB of stack, and what the kernel collects before it copies.  Given room for
- * more it tells the last of them twice (Linux 6.18: a second round that comes to the range's end
- * leaves walk_end where the first one stopped). */
+ * more it tells the last of them twice (native/tests/kernel/test_scan_walk_end.c). */
 enum { RUNS_MAX = 512 };
 
 int ts_pagemap_open(void)
