@@ -5,11 +5,13 @@
  * for a while (work=N dependent multiplications), as a server's does.
  *
  *   bench_skew way=resident|ours|swap corpus=FILE pages=N requests=N [work=N] [memory=anon|memfd]
+ *   bench_skew way=policy pages=N requests=N resident=N: skew_policy.h
  *              [budget_pct=30] [interval_ms=N] [seed=N] [codec=] [range=] (way_ours.h)
  *     cpu=N    the guest's CPU
  *     swap:    cgroup=FOLDER whose limit the caller has set
  *
  * The first half of the requests is not measured: in it the memory shrinks to its budget. */
+#include "skew_policy.h"
 #include "way_ours.h"
 #include "way_swap.h"
 
@@ -64,6 +66,36 @@ static void start_cycle(const struct measure_args *args, struct memory *memory)
 	CHECK_EQ(ts_cycle_start(ours.engine, &options), 0);
 }
 
+static void report_policies(const struct measure_args *args, uint64_t nr_pages, uint64_t state)
+{
+	struct memory memory = { .nr_pages = nr_pages };
+	uint32_t *pages = malloc(nr_requests * sizeof(*pages));
+	uint64_t nr_resident = arg_number(args, "resident", nr_pages * 3 / 10), hash;
+
+	CHECK(pages != NULL);
+	for (uint64_t i = 0; i < nr_requests; i++)
+		pages[i] = (uint32_t)request_page(&memory, i, &state);
+	hash = XXH3_64bits(pages, nr_requests * sizeof(*pages));
+	json_number("resident_pages", (double)nr_resident);
+	json_number("faults_least_recently_used",
+		    (double)skew_faults(pages, nr_requests, nr_pages, nr_resident, false));
+	json_number("faults_future_known",
+		    (double)skew_faults(pages, nr_requests, nr_pages, nr_resident, true));
+	json_end(hash);
+	free(pages);
+}
+
+/* Waits for a page: ours, or the kernel's major faults. */
+static uint64_t nr_faults(bool is_ours)
+{
+	struct rusage usage;
+
+	if (is_ours)
+		return ours_stats(ours.engine)->nr_faults;
+	CHECK_EQ(getrusage(RUSAGE_SELF, &usage), 0);
+	return (uint64_t)usage.ru_majflt;
+}
+
 static void report_ours(void)
 {
 	const struct ts_stats *stats = ours_stats(ours.engine);
@@ -83,6 +115,10 @@ int main(int argc, char **argv)
 	end_with_parent();
 	nr_requests = arg_number(&args, "requests", 100000);
 	work = arg_number(&args, "work", 25000);
+	if (arg_is(&args, "way", "policy")) {
+		report_policies(&args, arg_number(&args, "pages", 8192), state);
+		return 0;
+	}
 	if (is_swap)
 		swap_enter(&args);
 	struct memory memory = memory_map(arg_number(&args, "pages", 8192),
@@ -94,12 +130,14 @@ int main(int argc, char **argv)
 	/* Now, so that the engine's threads are not bound to it as well. */
 	pin_to((int64_t)arg_number(&args, "cpu", UINT64_MAX));
 	sum = serve(&memory, 0, nr_requests / 2, &state);
+	uint64_t faults_before = nr_faults(is_ours);
 	struct span span = span_begin();
 	sum ^= serve(&memory, nr_requests / 2, nr_requests, &state);
 	span = span_end(span);
 	double nr = (double)(nr_requests - nr_requests / 2);
 	json_number("request_ns", (double)span.wall_ns / nr);
 	json_number("request_cpu_ns", (double)span.cpu_ns / nr);
+	json_number("faults_measured", (double)(nr_faults(is_ours) - faults_before));
 	if (is_ours)
 		report_ours();
 	else
