@@ -5,7 +5,10 @@ Measured: time a page of touching everything once, with the touches of each page
 slower than the 99th percentile counts as that).  Ranges of 64 KiB (the default of cold tiers), with
 lz4 for row 4, with zstd for row 5.  Against: kernel swap on zram with lz4, its readahead off,
 which is how zram is run.  Fair because both hold the pages in compressed RAM and restore them for
-the same loop; the density that each reaches stands beside the time, and row 5 demands one.
+the same loop; the density that each reaches stands beside the time, and row 5 demands one (the
+tables of neither side are in it; row 10 has them).  Debatable: an idle fault thread fetches what
+comes next, on another CPU if one is free, and zram does all in the thread that touches; so CPU time
+of all threads is in the detail, and wall time with no touch cut.
 """
 
 from __future__ import annotations
