@@ -124,6 +124,7 @@ def test_an_import_without_a_manager(start: Start, snapshot: Path) -> None:
         restored(manager, snapshot).handed_over() as vmm,
     ):
         vmm.verify()
+        assert "no snapshot" not in manager.log
 
 
 def test_a_vm_that_is_larger_than_its_image_is_refused(start: Start, snapshot: Path) -> None:
@@ -137,6 +138,7 @@ def test_a_vm_that_is_larger_than_its_image_is_refused(start: Start, snapshot: P
 
 def test_an_image_that_is_not_there_is_named(start: Start, snapshot: Path) -> None:
     with start("--snapshot", "nothing") as manager:
+        assert "no snapshot nothing is in the tiers" in manager.log
         with restored(manager, snapshot).handed_over():
             until(lambda: ": refused: " in manager.log, "the refusal")
         assert "nothing" in manager.log.partition(": refused: ")[2]

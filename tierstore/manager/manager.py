@@ -20,7 +20,7 @@ from typing import Any
 
 from tierstore.engine import Engine
 from tierstore.errors import RegionGone, TierstoreError, UsageError
-from tierstore.images import forget_orphan, list_orphans
+from tierstore.images import forget_orphan, list_images, list_orphans
 from tierstore.manager.bounds import WORKERS
 from tierstore.manager.config import ServeConfig
 from tierstore.manager.connection import Connection
@@ -75,6 +75,7 @@ class Manager:
             self.loop.close()
             raise
         self._take_back()
+        self._look_for_snapshots()
         self._reception.listen()
 
     def _check_policies(self) -> None:
@@ -82,6 +83,15 @@ class Manager:
         share = FairShare(dict, 100)
         for entry in self.config.vm:
             build_policy(entry.region("check"), self.config.engine.interval, share)
+
+    def _look_for_snapshots(self) -> None:
+        """One that is not there may yet be imported, or be a slip of the pen."""
+        known = {image.name for image in list_images(self.engine)}
+        for name in sorted({entry.snapshot for entry in self.config.vm if entry.snapshot} - known):
+            logger.warning(
+                "no snapshot %s is in the tiers: a VM that begins as it is refused until "
+                "`tierstore import FILE --name %s` has been here", name, name
+            )  # fmt: skip
 
     def run(self) -> None:
         """Serve until ``stop``."""
