@@ -31,11 +31,12 @@ COMMANDS = {
     "c anon": ["build-dev/native/examples/seed_workflow", "anon"],
     "c memfd": ["build-dev/native/examples/seed_workflow", "memfd"],
 }
+# Before memory is in pieces, which the programs leave it in.
+FIRST_COMMANDS = {"hugetlb": [*DEMO, "hugetlb"]}
 # Starting an interpreter takes long here: only where they show what no other rung does.
 PYTHON_COMMANDS = {
     "python anon": ["python", "-P", "examples/seed_workflow.py", "anon"],
     "python memfd": ["python", "-P", "examples/seed_workflow.py", "memfd"],
-    "hugetlb": [*DEMO, "hugetlb"],
     "serve": ["pytest", "-q", "--junit-xml=/results/serve.xml", "tests/manager/test_rwp.py"],
 }
 
@@ -93,10 +94,12 @@ def answers(commands: dict[str, list[str]]) -> dict[str, dict[str, object]]:
 
 
 def main() -> None:
-    """Programs, then commands; with --python, the Python ones as well."""
+    """Programs and commands; with --python, the Python ones as well."""
+    has_python = "--python" in sys.argv
+    found = answers(FIRST_COMMANDS if has_python else {})
     run_programs([*facts(), *PROGRAMS])
-    more = PYTHON_COMMANDS if "--python" in sys.argv else {}
-    json.dump(answers(COMMANDS | more), sys.stdout)
+    found |= answers(COMMANDS | (PYTHON_COMMANDS if has_python else {}))
+    json.dump(found, sys.stdout)
 
 
 main()

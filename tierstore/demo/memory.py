@@ -23,6 +23,7 @@ Kind = Literal["anon", "memfd", "hugetlb"]
 KINDS: tuple[str, ...] = get_args(Kind)
 HUGE_BYTES = 2 << 20
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+COMPACT = Path("/proc/sys/vm/compact_memory")
 
 
 def page_bytes(kind: Kind) -> int:
@@ -44,6 +45,16 @@ def _resize_pool(nr_more: int) -> None:
     (POOL / "nr_hugepages").write_text(f"{max(_pool('nr_hugepages') + nr_more, 0)}\n")
 
 
+def _grow_pool(nr_more: int) -> None:
+    """The same; free memory that lies in pieces is put together for it."""
+    before = _pool("nr_hugepages")
+    _resize_pool(nr_more)
+    nr_missing = before + nr_more - _pool("nr_hugepages")
+    if nr_missing > 0:
+        COMPACT.write_text("1\n")
+        _resize_pool(nr_missing)
+
+
 @contextlib.contextmanager
 def _huge_pages(nr_needed: int) -> Iterator[None]:
     """So many free ones in the pool.  Raises ``HostError``, naming what to do."""
@@ -52,7 +63,7 @@ def _huge_pages(nr_needed: int) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):  # what came of it is seen below
             if nr_missing:
-                _resize_pool(nr_missing)
+                _grow_pool(nr_missing)
         nr_free = _nr_free()
         if nr_free < nr_needed:
             raise HostError(
