@@ -25,13 +25,15 @@ static long count_up(void *arg)
 	return (long)mine;
 }
 
-/* Gives back what is in staging; nobody asked yet, or somebody sleeps: MOVE wakes him. */
+/* Gives back what is in staging; nobody asked yet, or somebody sleeps: MOVE wakes him.  He asked
+ * for it by counting up, which writes, or by looking at what he counted, which does not. */
 static void give_back(void)
 {
 	struct uffd_msg msg;
 	CHECK_EQ(kern_move(guest_fd, guest, staging, KERN_PAGE), 0);
 	while (kern_try_msg(guest_fd, &msg))
-		kern_check_fault(&msg, guest, UFFD_PAGEFAULT_FLAG_WRITE);
+		kern_check_fault(&msg, guest,
+				 msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE);
 }
 
 int main(void)
