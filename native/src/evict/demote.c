@@ -296,6 +296,19 @@ static bool is_due(struct ts_engine *engine, uint32_t id, const struct ts_demote
 	       ts_frame_age(entry, atomic_load(&engine->tick)) >= age_min_ticks;
 }
 
+/* Have its pages been collected with its neighbours', in a merge that is yet to be put?  Until then
+ * it looks as due as before. */
+static bool is_collected(const struct ts_demoter *demoter, uint32_t frame)
+{
+	for (unsigned n = demoter->nr_items; n-- > 0;) {
+		const struct ts_merge *merge = &demoter->merges[n];
+		for (uint64_t bits = merge->bits; bits; bits &= bits - 1)
+			if (merge->frames[__builtin_ctzll(bits)] == frame)
+				return true;
+	}
+	return false;
+}
+
 uint64_t ts_demote_frames(struct ts_demoter *demoter, const struct ts_demote_choice *choice,
 			  unsigned age_min_ticks, unsigned nr_max)
 {
@@ -316,7 +329,7 @@ uint64_t ts_demote_frames(struct ts_demoter *demoter, const struct ts_demote_cho
 		demoter->to = to;
 		uint32_t id = demoter->hand[tier] % end;
 		demoter->hand[tier] = id + 1;
-		if (!is_due(engine, id, choice, age_min_ticks) ||
+		if (!is_due(engine, id, choice, age_min_ticks) || is_collected(demoter, id) ||
 		    !ts_frames_try_ref(&engine->frames, id, tier))
 			continue;
 		nr_moved += demote_frame(demoter, tier, id, engine->tiers[to].range_pages);
