@@ -152,9 +152,11 @@ static uint32_t range_end(const struct ts_engine *engine, unsigned tier, uint32_
 	return (page / range_pages + 1) * range_pages;
 }
 
+/* Where the page of this word is stored; 0 if it is no longer wanted. */
 static unsigned tier_of(struct ts_engine *engine, ts_word word)
 {
-	return ts_frame_tier(ts_frames_load(&engine->frames, ts_word_payload(word)));
+	return is_wanted(word) ?
+	       ts_frame_tier(ts_frames_load(&engine->frames, ts_word_payload(word))) : 0;
 }
 
 static bool answers_at_once(struct ts_serve_ctx *ctx, unsigned tier)
@@ -184,7 +186,7 @@ static void fetch_from(struct ts_serve_ctx *ctx, struct ts_region *region, uint3
 
 	while (page && page < end) {
 		ts_word word = ts_word_load(&region->words[page]);
-		unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+		unsigned tier = tier_of(ctx->engine, word);
 		if (!is_wanted(word))
 			page++;
 		else if (!is_quick || answers_at_once(ctx, tier))
@@ -218,8 +220,7 @@ static void ask_ahead(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint32_t
 
 	if (!page || !ctx->ahead)
 		return;
-	ts_word word = ts_word_load(&region->words[page]);
-	unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+	unsigned tier = tier_of(ctx->engine, ts_word_load(&region->words[page]));
 	uint64_t letter = (uint64_t)region->id << 32 | page;
 	struct ts_ahead_place *place = post(ctx->ahead, letter);
 	if (!place)
@@ -241,8 +242,7 @@ static bool fetch_before(struct ts_serve_ctx *ctx, struct ts_shard *shard, uint3
 
 	if (!page)
 		return false;
-	ts_word word = ts_word_load(&region->words[page]);
-	unsigned tier = is_wanted(word) ? tier_of(ctx->engine, word) : 0;
+	unsigned tier = tier_of(ctx->engine, ts_word_load(&region->words[page]));
 	unsigned nr_frames = TS_MAX(TS_WALK_AHEAD_PAGES / ctx->engine->tiers[tier].range_pages, 1u);
 	if (!answers_at_once(ctx, tier) || ctx->fetch.decode_ns[tier] * nr_frames >
 					     TS_KNOB(TS_KNOB_WAKE_UP_NS, WAKE_UP_NS))
