@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +50,30 @@ def test_a_signal_before_the_program_has_started_ends_it(monkeypatch: pytest.Mon
     monkeypatch.setattr(launch, "_start", late)
     assert launch.run_command(["sleep", "600"]).exit_code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_program_that_dies_while_a_signal_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end is noticed although it comes between two looks, while other threads run."""
+
+    class Slow(subprocess.Popen[bytes]):
+        def send_signal(self, sig: int) -> None:
+            super().send_signal(sig)
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            # Whoever of our threads gets SIGCHLD has it by then.
+            time.sleep(0.1)
+
+    def start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        process = Slow(command, env=environment)
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return process
+
+    monkeypatch.setattr(launch, "_start", start)
+    # Ends the test should the death go unnoticed.
+    reminder = threading.Timer(20, os.kill, (os.getpid(), signal.SIGCHLD))
+    reminder.start()
+    assert launch.run_command(["sleep", "600"]).exit_code == 128 + signal.SIGTERM
+    assert reminder.is_alive()
+    reminder.cancel()
 
 
 @pytest.mark.usefixtures("hangups_ignored")

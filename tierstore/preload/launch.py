@@ -6,13 +6,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Self
 
 from tierstore.config import Config
@@ -87,46 +88,53 @@ class _Signals:
     """Passes on to a program what is sent to us alone, from before it starts until it has ended.
 
     Ctrl-C reaches the program by itself.  What we were told to ignore (nohup) it ignores as well.
+
+    A signal is a byte in a socket, whichever thread the kernel gives it to, and the program's end
+    is its pidfd's: SIGCHLD goes to any thread of ours, and to nobody if that one ignores it.
     """
 
     def __init__(self) -> None:
-        self._early: list[int] = []
+        self._arrived, self._wakeup = socket.socketpair()
         self._before: dict[int, Any] = {}
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self._early.append(number)
+        self._fd_before = -1
 
     def __enter__(self) -> Self:
+        self._arrived.setblocking(False)
+        self._wakeup.setblocking(False)
+        self._fd_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         for number in (*FORWARDED, signal.SIGINT, signal.SIGQUIT):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 # A function of ours: what is ignored would stay so in the program.
-                self._before[number] = signal.signal(number, self._note)
+                self._before[number] = signal.signal(number, lambda _number, _frame: None)
         return self
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
         """Until it has ended; its exit code as :class:`subprocess.Popen` has it."""
-        expected = {signal.SIGCHLD, *FORWARDED} & {signal.SIGCHLD, *self._before}
-        # Blocked, so that none can come between a look and the wait.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, expected)
-        try:
-            numbers = self._early
+        with contextlib.ExitStack() as stack:
+            pidfd = os.pidfd_open(process.pid)
+            stack.callback(os.close, pidfd)
+            watched = stack.enter_context(selectors.DefaultSelector())
+            watched.register(pidfd, selectors.EVENT_READ)
+            watched.register(self._arrived, selectors.EVENT_READ)
             while process.poll() is None:
-                for number in numbers:
+                watched.select()
+                for number in self._read():
                     if number in FORWARDED:
                         process.send_signal(number)
-                numbers = [signal.sigwait(expected)]
-            return int(process.returncode)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return int(process.returncode)
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _read(self) -> bytes:
+        try:
+            return self._arrived.recv(4096)
+        except BlockingIOError:
+            return b""
+
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._fd_before)
+        self._wakeup.close()
+        self._arrived.close()
 
 
 def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -164,12 +172,7 @@ def run_command(
         # What is wrong for every process is said once, and before anything runs.
         config_struct(config)
         environment = _environment(socket_path, rule or Rule(), follow=follow)
-        # Signals are for this thread: another one would note them and leave it asleep.
-        signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
-        try:
-            listener = Listener(socket_path, config, say)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        listener = Listener(socket_path, config, say)
         stack.callback(listener.close)
         with _Signals() as signals:
             code = signals.wait(_start(command, environment))
