@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,11 +82,27 @@ def run(tmp_path: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
         command(tmp_path, "--json", *arguments),
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def run_long_enough(
+    tmp_path: Path, is_enough: Callable[[dict[str, Any]], object], *arguments: str
+) -> tuple[int, dict[str, Any], str]:
+    """Like :func:`run` for 8 s; for 40 s where a busy machine did not get far enough in that."""
+    code, found, errors = run(tmp_path, "--seconds", "8", *arguments)
+    if not is_enough(found):
+        assert (code, errors) == (0, "")
+        code, found, errors = run(tmp_path, "--seconds", "40", *arguments)
+    return code, found, errors
+
+
+def all_served(found: dict[str, Any]) -> bool:
+    """Pages came back from each of the tiers."""
+    return all(found["served"].values())
 
 
 @contextmanager
@@ -107,7 +123,7 @@ def running(tmp_path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.parametrize(("memory", "tracker"), [("anon", "wp"), ("memfd", "zap")])
 def test_memory_leaves_and_comes_back(tmp_path: Path, memory: str, tracker: str) -> None:
-    code, found, errors = run(tmp_path, "--seconds", "8", "--memory", memory)
+    code, found, errors = run_long_enough(tmp_path, all_served, "--memory", memory)
     assert (code, errors) == (0, "")
     assert found["mismatches"] == 0
     assert found["bad_pages"] == 0
@@ -115,7 +131,7 @@ def test_memory_leaves_and_comes_back(tmp_path: Path, memory: str, tracker: str)
     assert found["checked_pages"] > found["compared_pages"] * 2
     assert found["resident_min_bytes"] <= 0.4 * found["region_bytes"]
     assert list(found["served"]) == ["warm", "cool", "cold"]
-    assert all(found["served"].values()), "pages came back from each of the three tiers"
+    assert all_served(found)
     assert all(ratio > 1 for ratio in found["ratio"].values())
     assert found["memory"] == memory
     assert found["tracker"] in (tracker, "rwp")
@@ -138,10 +154,10 @@ def test_huge_pages_need_another_kernel(tmp_path: Path) -> None:
 def test_stores_in_python_as_tiers(tmp_path: Path) -> None:
     config = tmp_path / "python.toml"
     config.write_text(ALL_BY_PYTHON)
-    code, found, errors = run(tmp_path, "--seconds", "10", "--config", str(config))
+    code, found, errors = run_long_enough(tmp_path, all_served, "--config", str(config))
     assert code == 0, errors
     assert found["mismatches"] == 0
-    assert all(found["served"].values())
+    assert all_served(found)
     assert left_behind(tmp_path) == []
 
 
@@ -149,7 +165,9 @@ def test_wrong_bytes_are_exit_code_1(tmp_path: Path) -> None:
     """A store that flips bits: checksums catch it, pages are poisoned, the demo survives to say."""
     config = tmp_path / "flip.toml"
     config.write_text(ONE_FLIPPED)
-    code, found, _ = run(tmp_path, "--seconds", "5", "--config", str(config))
+    code, found, _ = run_long_enough(
+        tmp_path, lambda found: found["mismatches"], "--config", str(config)
+    )
     assert code == 1
     assert found["mismatches"] > 0
     assert found["guest"]["nr_mismatches"] == 0, "no wrong byte ever reached the guest"

@@ -28,7 +28,7 @@ static uint64_t nr_frames(struct guest *host)
 
 static void until_no_frames(struct guest *host)
 {
-	for (unsigned i = 0; i < 10000 && nr_frames(host); i++)
+	for (unsigned i = 0; i < 60000 && nr_frames(host); i++)
 		usleep(1000);
 	CHECK_EQ(nr_frames(host), 0);
 }
@@ -95,7 +95,7 @@ static void a_process_dies(void)
 		vmm_kill(vmm);
 		/* Goes on, in vain, and ends. */
 		unsigned nr_rounds = atomic_load(&evictor.nr_rounds);
-		for (unsigned n = 0; n < 10000; n++) {
+		for (unsigned n = 0; n < 60000; n++) {
 			if (atomic_load(&evictor.nr_rounds) >= nr_rounds + 3)
 				break;
 			usleep(1000);

@@ -6,7 +6,7 @@
 
 #include "../guest.h"
 
-enum { PAGES = 1024, WAIT_MS = 10000 };
+enum { PAGES = 1024, WAIT_MS = 60000 };
 
 static void open_guest(struct guest *guest, bool is_memfd)
 {

@@ -7,7 +7,7 @@
 #include "engine/share.h"
 #include "guest.h"
 
-enum { PAGES = 2048, WAIT_MS = 10000 };
+enum { PAGES = 2048, WAIT_MS = 60000 };
 
 /* ---- Shares ----------------------------------------------------------------------------- */
 

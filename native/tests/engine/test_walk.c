@@ -7,7 +7,7 @@
 #include "guest.h"
 #include "util/hook.h"
 
-enum { PAGES = 1024, WAIT_MS = 10000 };
+enum { PAGES = 1024, WAIT_MS = 60000 };
 
 static void evict_all(struct guest *guest)
 {
