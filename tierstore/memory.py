@@ -7,7 +7,6 @@ import dataclasses
 import mmap
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, Self
 
 from tierstore._native import ffi
@@ -143,12 +142,7 @@ class GuestMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

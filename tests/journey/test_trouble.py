@@ -22,6 +22,7 @@ import pytest
 
 from tierstore import Engine, GuestMemory, Region
 from tierstore.abc import Outcome, Store, StoreStat
+from tierstore.config import Config
 from tierstore.errors import StoreCorrupt, StoreFull, StoreLocked, StoreWrongFile
 
 PAGE = 4096
@@ -349,3 +350,20 @@ def test_two_engines_do_not_share_a_path(tmp_path: Path, store: str) -> None:
             with pytest.raises(StoreLocked, match="cold"):
                 Engine(tier(store, tmp_path / "cold"))
     Engine(tier(store, tmp_path / "cold")).close()
+
+
+def test_more_compressed_ram_than_the_host_has() -> None:
+    """Taken, for it fills as it is needed; and said, for the host would end first."""
+    lines: list[str] = []
+    config = Config.from_dict(
+        {
+            "tier": [
+                {"name": "warm", "store": "ram", "size": "16MiB"},
+                {"name": "vast", "store": "ram", "size": "100TiB"},
+            ]
+        }
+    )
+    with Engine(config, log=lambda _, line: lines.append(line)):
+        pass
+    [line] = [line for line in lines if "this host has" in line]
+    assert line.startswith("tier vast: 104857600 MiB of RAM")

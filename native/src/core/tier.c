@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  * tier.c — one configured, opened store: its settings, its health, its counts (engine.h). */
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/engine.h"
 #include "util/hook.h"
@@ -75,6 +77,19 @@ static int32_t level_default(uint32_t codec)
 	return codec == TS_CODEC_ZSTD ? 3 : 1;
 }
 
+/* Allowed, for it is taken as it is needed; but the host would end before it is full. */
+static void warn_of_size(struct ts_engine *engine, const struct ts_tier *tier)
+{
+	long nr_pages = sysconf(_SC_PHYS_PAGES);
+	uint64_t host_bytes = nr_pages > 0 ? (uint64_t)nr_pages * TS_PAGE_BYTES : UINT64_MAX;
+
+	if (!strcmp(tier->store_name, "ram") && tier->size_bytes > host_bytes)
+		ts_log(engine, TS_LOG_WARNING,
+		       "tier %s: %" PRIu64 " MiB of RAM, and this host has %" PRIu64
+		       "; give it less, and a tier of the store file below it",
+		       tier->name, tier->size_bytes >> 20, host_bytes >> 20);
+}
+
 int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 		 const struct ts_tier_options *options, const struct ts_tier_state *state)
 {
@@ -121,7 +136,11 @@ int ts_tier_open(struct ts_engine *engine, struct ts_tier *tier,
 		 options->store ? options->store : "");
 	int opened = ts_store_open(options->store, options->store_ops,
 				    options->wrap ? options->wrap : "", &config, &tier->store);
-	return opened || config.is_resume ? opened : check_empty(tier);
+	if (!opened && !config.is_resume)
+		opened = check_empty(tier);
+	if (!opened)
+		warn_of_size(engine, tier);
+	return opened;
 }
 
 void ts_tier_close(struct ts_tier *tier)
