@@ -20,7 +20,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import IO
 
 from tests.vm import image
-from tests.vm.apt import cache_dir
 from tests.vm.problem import Problem
+from tests.vm.scratch import scratch
 
 MEMORY = "3G"
 # Without cmpxchg16b: QEMU 7.2 sometimes spoils the flags with it, and the kernel dies in its
@@ -218,10 +217,8 @@ def run_command(
 ) -> Outcome:
     """Boots the kernel and runs the command in the checkout, as root; timeout_s is the command's.
     Raises Problem."""
-    cache_dir().mkdir(parents=True, exist_ok=True)
     system = image.system_image()
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
-        folder = Path(name)
+    with scratch() as folder:
         image.project_image(folder / "project.ext4", command_script(command))
         for left in reversed(range(BOOTS_MAX)):
             outcome = boot_once(kernel, folder, system, timeout_s, live)

@@ -15,10 +15,10 @@ import re
 import shutil
 import struct
 import subprocess
-import tempfile
 from pathlib import Path
 
 from tests.vm.apt import cache_dir, run
+from tests.vm.scratch import scratch
 
 ROOT = Path(__file__).resolve().parents[2]
 INIT = Path(__file__).with_name("init.sh")
@@ -98,14 +98,12 @@ def make_filesystem(folder: Path, image: Path, signature: int) -> None:
     """A disk of one partition, ext4 with the folder's contents and some room."""
     used = sum(p.lstat().st_blocks * 512 for p in folder.rglob("*"))
     size = (used * 5 // 4 + SPARE_BYTES) >> 12 << 12
-    partial = image.with_suffix(f".{os.getpid()}")
-    with partial.open("wb") as file:
+    with image.open("wb") as file:
         file.write(partition_table(size, signature))
         file.truncate(PARTITION_BYTES + size)
     run("mkfs.ext4", "-q", "-F", "-m0", "-O", "^has_journal", "-b", "4096",
-        "-E", f"lazy_itable_init=1,offset={PARTITION_BYTES}", "-d", folder, partial,
+        "-E", f"lazy_itable_init=1,offset={PARTITION_BYTES}", "-d", folder, image,
         f"{size >> 10}k")  # fmt: skip
-    partial.rename(image)
 
 
 def alias_folders(target: Path) -> None:
@@ -129,16 +127,18 @@ def system_image() -> Path:
         return image
     for old in cache_dir().glob("system-*.ext4"):
         old.unlink()
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
-        target = Path(name)
-        target.chmod(0o755)
+    with scratch() as folder:
+        target = folder / "root"
+        target.mkdir(mode=0o755)
         alias_folders(target)
         copy_files(files_of(list(packages)), target)
         for path in ("passwd", "group", "ld.so.conf", "ld.so.cache", "nsswitch.conf"):
             if (Path("/etc") / path).exists():
                 shutil.copy(Path("/etc") / path, target / "etc")
         shutil.copy(INIT, target / "vm-init")
-        make_filesystem(target, image, SIGNATURE)
+        # Under its name once it is whole.
+        make_filesystem(target, folder / "system.ext4", SIGNATURE)
+        (folder / "system.ext4").rename(image)
     return image
 
 
@@ -152,8 +152,8 @@ def project_image(image: Path, script: str) -> None:
             return {n for n in names if n.startswith((".", "build", "dist")) and n not in kept}
         return {n for n in names if n.endswith((".o", ".p", ".a"))}
 
-    with tempfile.TemporaryDirectory(dir=cache_dir()) as name:
-        target = Path(name) / "root"
+    with scratch() as folder:
+        target = folder / "root"
         shutil.copytree(ROOT, target, symlinks=True, ignore=ignored)
         (target / "vm-command").write_text(script)
         make_filesystem(target, image, SIGNATURE + 1)
