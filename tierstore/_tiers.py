@@ -10,11 +10,14 @@ from tierstore._native import ffi, lib
 from tierstore.config import BUILTIN_STORES, TierConfig
 from tierstore.errors import ConfigError, StoreError, check_error
 
-__all__ = ["add_tier"]
+__all__ = ["add_tier", "read_dictionary", "set_numbers"]
 
 
-def _dictionary(tier: TierConfig) -> bytes | None:
-    """The dictionary to start with; ``auto`` is trained later, by the controller."""
+def read_dictionary(tier: TierConfig) -> bytes | None:
+    """The dictionary to start with; ``auto`` is trained later, by the controller.
+
+    Raises ``ConfigError``.
+    """
     if tier.dictionary in ("none", "auto"):
         return None
     try:
@@ -24,6 +27,19 @@ def _dictionary(tier: TierConfig) -> bytes | None:
             f'the dictionary of the tier "{tier.name}" can\'t be read: {error}; '
             f'"none", "auto" or the path of a dictionary would do'
         ) from None
+
+
+def set_numbers(options: Any, tier: TierConfig) -> None:
+    """What ``struct ts_tier_options`` and ``struct tsp_tier`` have in common, texts aside."""
+    options.size_bytes = tier.size
+    options.codec = getattr(lib, f"TS_CODEC_{tier.codec.name.upper()}")
+    options.level = tier.codec.level
+    options.range_bytes = tier.range
+    if tier.demote_after is not None:
+        options.demote_after_ms = max(int(tier.demote_after * 1000), 1)
+    options.demote_above_pct = tier.demote_above
+    options.admit_ratio_pct = tier.admit_ratio
+    options.no_keep = not tier.keep
 
 
 def add_tier(engine: Any, tier: TierConfig) -> Any:
@@ -38,7 +54,7 @@ def add_tier(engine: Any, tier: TierConfig) -> Any:
         keep.append(ffi.new("char[]", str(value).encode()))
         return keep[-1]
 
-    dictionary = _dictionary(tier)
+    dictionary = read_dictionary(tier)
     options = ffi.new("struct ts_tier_options *")
     options.size = ffi.sizeof("struct ts_tier_options")
     options.name = text(tier.name)
@@ -54,15 +70,7 @@ def add_tier(engine: Any, tier: TierConfig) -> Any:
     options.store_options = text(tier.options_text)
     options.wrap = text(tier.wrap) if tier.wrap else ffi.NULL
     options.path = text(tier.path) if tier.path is not None else ffi.NULL
-    options.size_bytes = tier.size
-    options.codec = getattr(lib, f"TS_CODEC_{tier.codec.name.upper()}")
-    options.level = tier.codec.level
-    options.range_bytes = tier.range
-    if tier.demote_after is not None:
-        options.demote_after_ms = max(int(tier.demote_after * 1000), 1)
-    options.demote_above_pct = tier.demote_above
-    options.admit_ratio_pct = tier.admit_ratio
-    options.no_keep = not tier.keep
+    set_numbers(options, tier)
     what = f'opening the tier "{tier.name}"'
     rc = lib.ts_engine_add_tier(engine, options)
     if rc < 0 and bound is not None:

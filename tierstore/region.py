@@ -34,6 +34,17 @@ class ScanResult:
     nr_guarded: int
     nr_by_age: tuple[int, ...]
 
+    @classmethod
+    def from_struct(cls, result: Any) -> ScanResult:
+        """Of ``struct ts_scan_result``."""
+        return cls(
+            nr_resident=result.nr_resident,
+            nr_touched=result.nr_touched,
+            nr_cold=result.nr_cold,
+            nr_guarded=result.nr_guarded,
+            nr_by_age=tuple(result.nr_by_age),
+        )
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EvictResult:
@@ -46,6 +57,12 @@ class EvictResult:
     nr_probation: int = 0
     nr_cancelled: int = 0
     nr_failed: int = 0
+
+    @classmethod
+    def from_struct(cls, result: Any) -> EvictResult:
+        """Of ``struct ts_evict_result``, whose fields have the same names."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: int(getattr(result, name)) for name in names})
 
     def __add__(self, other: EvictResult) -> EvictResult:
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
@@ -132,13 +149,7 @@ class Region:
             result = ffi.new("struct ts_scan_result *")
             result.size = ffi.sizeof("struct ts_scan_result")
             check_error(lib.ts_region_scan(region, result), self._what("scan"))
-            return ScanResult(
-                nr_resident=result.nr_resident,
-                nr_touched=result.nr_touched,
-                nr_cold=result.nr_cold,
-                nr_guarded=result.nr_guarded,
-                nr_by_age=tuple(result.nr_by_age),
-            )
+            return ScanResult.from_struct(result)
 
     def evict(
         self, bytes_max: int | None = None, *, age_min: int = 1, probation: bool = True
@@ -158,8 +169,7 @@ class Region:
             result = ffi.new("struct ts_evict_result *")
             result.size = ffi.sizeof("struct ts_evict_result")
             check_error(lib.ts_region_evict(region, options, result), self._what("evict"))
-            names = [field.name for field in dataclasses.fields(EvictResult)]
-            return EvictResult(**{name: int(getattr(result, name)) for name in names})
+            return EvictResult.from_struct(result)
 
     def prefetch(self, offset: int = 0, length: int | None = None) -> None:
         """Bring pages back ahead of need.  Blocks.  Raises ``StoreCorrupt`` if some were lost."""

@@ -4,41 +4,15 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "count_allocations.h"
 #include "storekit.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifndef COUNTS_ALLOCATIONS
 static void gets_allocate_nothing(void)
 {
 	SKIP("the sanitizer replaces malloc itself");
 }
 #else
-extern void *__libc_malloc(size_t len);
-extern void *__libc_calloc(size_t nr, size_t len);
-extern void *__libc_realloc(void *old, size_t len);
-__attribute__((visibility("default"))) void *malloc(size_t len);
-__attribute__((visibility("default"))) void *calloc(size_t nr, size_t len);
-__attribute__((visibility("default"))) void *realloc(void *old, size_t len);
-
-static unsigned long nr_allocations;
-
-void *malloc(size_t len)
-{
-	nr_allocations++;
-	return __libc_malloc(len);
-}
-
-void *calloc(size_t nr, size_t len)
-{
-	nr_allocations++;
-	return __libc_calloc(nr, len);
-}
-
-void *realloc(void *old, size_t len)
-{
-	nr_allocations++;
-	return __libc_realloc(old, len);
-}
-
 static void gets_allocate_nothing(void)
 {
 	static char buf[KIT_BUF_BYTES] __attribute__((aligned(4096)));

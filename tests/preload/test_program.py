@@ -8,6 +8,7 @@ program checks all of its memory after it.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -278,15 +279,23 @@ def test_what_makes_no_sense_is_said(arguments: list[str], words: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_store_in_python_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tier", "words"),
+    [
+        ('store = "python-file"\npath = "{folder}/f"\n', "written in Python"),
+        ('store = "ram"\ndictionary = "{folder}/d"\n', "can't be read: .*No such file"),
+    ],
+    ids=["a store in Python", "no dictionary"],
+)
+def test_a_tier_that_can_not_be_is_refused(tier: str, words: str, tmp_path: Path) -> None:
+    """Before the program runs."""
     config = tmp_path / "tiers.toml"
-    config.write_text(
-        f'[[tier]]\nname = "t"\nstore = "python-file"\nsize = "8MiB"\npath = "{tmp_path}/f"\n'
-    )
-    command = tierstore_command("run", "--config", config, "--", "true")
+    config.write_text('[[tier]]\nname = "t"\nsize = "8MiB"\n' + tier.format(folder=tmp_path))
+    command = tierstore_command("run", "--config", config, "--", "echo", "ran")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "written in Python" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.search(words, done.stderr)
+    assert "Traceback" not in done.stderr
 
 
 def test_without_an_engine_the_program_runs_all_the_same(binary: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tierstore._tiers import read_dictionary
 from tierstore.config import Config
 from tierstore.control import runtime_folder
 from tierstore.errors import HostError, UsageError
@@ -171,6 +172,8 @@ def run_command(
             config = default_config(Path(folder))
         # What is wrong for every process is said once, and before anything runs.
         config_struct(config)
+        for tier in config.tier:
+            read_dictionary(tier)
         environment = _environment(socket_path, rule or Rule(), follow=follow)
         listener = Listener(socket_path, config, say)
         stack.callback(listener.close)

@@ -7,7 +7,6 @@ needs them.
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from typing import Any
 
@@ -59,13 +58,7 @@ class RemoteRegion:
         """Age every resident page."""
         _, data = self._engine.control.ask(lib.TSP_SCAN, region=self._id)
         result = _parse("struct ts_scan_result", data)
-        return ScanResult(
-            nr_resident=result.nr_resident,
-            nr_touched=result.nr_touched,
-            nr_cold=result.nr_cold,
-            nr_guarded=result.nr_guarded,
-            nr_by_age=tuple(result.nr_by_age),
-        )
+        return ScanResult.from_struct(result)
 
     def evict(
         self, bytes_max: int | None = None, *, age_min: int = 1, probation: bool = True
@@ -78,8 +71,7 @@ class RemoteRegion:
         options.no_probation = not probation
         _, data = self._engine.control.ask(lib.TSP_EVICT, to_bytes(options), region=self._id)
         result = _parse("struct ts_evict_result", data)
-        names = [field.name for field in dataclasses.fields(EvictResult)]
-        return EvictResult(**{name: int(getattr(result, name)) for name in names})
+        return EvictResult.from_struct(result)
 
     def sample(self, nr_max: int, *, age_min: int = 0) -> list[bytes]:
         """Copies of up to so many resident pages of that age."""

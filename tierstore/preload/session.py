@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from tierstore._controller import Controller
 from tierstore._native import ffi, lib
+from tierstore._tiers import read_dictionary
 from tierstore.config import Config
 from tierstore.control import Publisher, peer_ids
 from tierstore.errors import ConfigError, TierstoreError
@@ -85,8 +86,9 @@ class Session:
             raise TierstoreError(text.decode("utf-8", "replace"), status=head.rc)
         engine = self._engine = RemoteEngine(self._config, Channel(control), Channel(watch))
         for tier in self._config.tier:
-            if tier.dictionary not in ("none", "auto"):
-                engine.set_dictionary(tier.name, Path(tier.dictionary).read_bytes())
+            dictionary = read_dictionary(tier)
+            if dictionary is not None:
+                engine.set_dictionary(tier.name, dictionary)
         with self._life:
             if self.is_closed:
                 raise ConnectionAbortedError("its session has ended")

@@ -9,6 +9,7 @@ import threading
 from typing import Any
 
 from tierstore._native import ffi, lib
+from tierstore._tiers import set_numbers
 from tierstore.config import BUILTIN_STORES, Config, TierConfig
 from tierstore.errors import ConfigError, RegionGone, Status, error_from_status
 
@@ -101,15 +102,7 @@ def _fill_tier(out: Any, tier: TierConfig) -> None:
     if tier.path is not None:
         # The program may have another working directory by the time it opens this.
         out.path = _text(tier.path.absolute(), f'path of the tier "{tier.name}"', 1024)
-    out.size_bytes = tier.size
-    out.codec = getattr(lib, f"TS_CODEC_{tier.codec.name.upper()}")
-    out.level = tier.codec.level
-    out.range_bytes = tier.range
-    if tier.demote_after is not None:
-        out.demote_after_ms = max(int(tier.demote_after * 1000), 1)
-    out.demote_above_pct = tier.demote_above
-    out.admit_ratio_pct = tier.admit_ratio
-    out.no_keep = not tier.keep
+    set_numbers(out, tier)
 
 
 def config_struct(config: Config) -> bytes:

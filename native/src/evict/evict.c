@@ -168,19 +168,6 @@ void ts_batch_take(struct ts_evictor *evictor, struct ts_batch *batch)
 
 /* ---- Store ------------------------------------------------------------------------------ */
 
-/* Pages that a fault or an event has taken from the batch meanwhile: nothing more to do for
- * them. */
-static void drop_cancelled(struct ts_batch *batch)
-{
-	TS_PAGESET_EACH(i, &batch->owned) {
-		if (ts_batch_is_owned(batch, i))
-			continue;
-		batch->nr_cancelled++;
-		ts_batch_drop_kept(batch, i);
-		ts_pageset_remove(&batch->owned, i);
-	}
-}
-
 static const uint8_t *contents_of(const struct ts_batch *batch, unsigned i)
 {
 	return batch->data + ((size_t)i << TS_PAGE_SHIFT);
@@ -264,7 +251,7 @@ void ts_batch_store(struct ts_evictor *evictor, struct ts_batch *batch,
 {
 	struct ts_engine *engine = evictor->engine;
 
-	drop_cancelled(batch);
+	ts_batch_drop_cancelled(batch);
 	reuse_kept(engine, batch, tally);
 	publish_fills(engine, batch, tally);
 	ts_evict_put(evictor, batch, tally);

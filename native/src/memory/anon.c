@@ -75,18 +75,6 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 	}
 }
 
-/* Pages whose word had left LEAVING before they were moved: their slots are empty. */
-static void drop_lost(struct ts_batch *batch)
-{
-	TS_PAGESET_EACH(i, &batch->owned) {
-		if (ts_batch_is_owned(batch, i))
-			continue;
-		batch->nr_cancelled++;
-		ts_batch_drop_kept(batch, i);
-		ts_pageset_remove(&batch->owned, i);
-	}
-}
-
 static void wake_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
 		     uint64_t addr)
 {
@@ -125,7 +113,8 @@ static void take(struct ts_batch *batch)
 {
 	struct ts_pageset moved;
 
-	drop_lost(batch);
+	/* Their words had left LEAVING before they were moved: their slots are empty. */
+	ts_batch_drop_cancelled(batch);
 	if (batch->skip_touched)
 		drop_touched(batch);
 	moved = batch->owned;

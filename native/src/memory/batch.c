@@ -73,6 +73,17 @@ void ts_batch_drop_kept(struct ts_batch *batch, unsigned i)
 	batch->kept_frame[i] = 0;
 }
 
+void ts_batch_drop_cancelled(struct ts_batch *batch)
+{
+	TS_PAGESET_EACH(i, &batch->owned) {
+		if (ts_batch_is_owned(batch, i))
+			continue;
+		batch->nr_cancelled++;
+		ts_batch_drop_kept(batch, i);
+		ts_pageset_remove(&batch->owned, i);
+	}
+}
+
 void ts_batch_disown(struct ts_batch *batch, unsigned i)
 {
 	if (!ts_batch_swap_owned(batch, i, ts_word_make(TS_RESIDENT, 0, 0)))

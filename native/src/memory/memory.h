@@ -114,6 +114,9 @@ bool ts_batch_is_owned(struct ts_batch *batch, unsigned i);
 /* An owned page that the guest has never lost (not moved, or not guarded) stays: RESIDENT. */
 void ts_batch_disown(struct ts_batch *batch, unsigned i);
 void ts_batch_drop_kept(struct ts_batch *batch, unsigned i);
+/* Owned pages that a fault or an event has taken from the batch meanwhile, their word no longer
+ * LEAVING: nothing more to do for them. */
+void ts_batch_drop_cancelled(struct ts_batch *batch);
 /* The RAM of a published page is back: its word loses RELEASING. */
 void ts_batch_released(struct ts_batch *batch, unsigned i);
 /* The word of an owned page. */

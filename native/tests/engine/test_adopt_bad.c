@@ -246,14 +246,11 @@ static void backing_that_is_not_what_is_mapped(void)
 {
 	struct vmm vmm;
 	struct guest host = { 0 };
-	char path[64];
 
 	vmm_start(&vmm, &plan);
 	vmm_open_engine(&host, NR);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm.pid);
 	struct ts_adopt_options options = vmm_options(&vmm, BOTH);
-	options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(options.pagemap_fd >= 0);
+	options.pagemap_fd = vmm_open_pagemap(&vmm);
 	for (unsigned i = 0; i < options.nr_ranges; i++) {
 		struct ts_remote_range *range = &vmm.hello.ranges[i], good = *range;
 		range->backing_offset ^= GUEST_PAGE;
@@ -300,15 +297,12 @@ static void a_page_table_tells_of_writes(void)
 	struct guest host = { 0 };
 	struct vmm_plan async = plan;
 	struct ts_scan_result scan = { .size = sizeof(scan) };
-	char path[64];
 
 	async.features |= UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED;
 	vmm_start(&vmm, &async);
 	vmm_open_engine(&host, NR);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm.pid);
 	struct ts_adopt_options options = vmm_options(&vmm, BOTH | TS_MODE_WP_ASYNC);
-	options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(options.pagemap_fd >= 0);
+	options.pagemap_fd = vmm_open_pagemap(&vmm);
 	vmm_adopt(&vmm, host.engine, options);
 	close(options.pagemap_fd);
 	CHECK_EQ(ts_region_abilities(vmm.region), TS_CAN_SERVE | TS_CAN_TRACK);

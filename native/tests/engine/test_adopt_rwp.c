@@ -2,36 +2,17 @@
  *
  * test_adopt_rwp.c — memory of another process under read-write protection (Linux 7.3): reads are
  * seen, too, and pages leave in sync windows while the guest is at work. */
-#include "vmm.h"
+#include "vmm_rwp.h"
 
 enum { NR = 3001, BOTH = TS_MODE_MISSING | TS_MODE_RWP | TS_MODE_RWP_ASYNC };
 
-static const struct vmm_plan rwp_plan = {
-	.kind = VMM_SHARED, .nr_pages = NR, .flags = O_NONBLOCK,
-	.features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC | UFFD_FEATURE_MISSING_SHMEM |
-		    UFFD_FEATURE_MINOR_SHMEM,
-	.uffd_modes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_RWP,
-};
-
-static bool has_rwp(void)
-{
-	struct ts_probe probe = { .size = sizeof(probe) };
-
-	CHECK_EQ(ts_probe(&probe), 0);
-	return probe.has_rwp_shmem;
-}
-
 static void begin(struct vmm *vmm, struct guest *host, struct vmm_plan plan, bool has_table)
 {
-	char path[64];
-
 	vmm_start(vmm, &plan);
 	vmm_open_engine(host, NR);
 	struct ts_adopt_options options = vmm_options(vmm, BOTH);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm->pid);
 	if (has_table)
-		options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK_EQ(options.pagemap_fd >= 0, has_table);
+		options.pagemap_fd = vmm_open_pagemap(vmm);
 	vmm_adopt(vmm, host->engine, options);
 	if (has_table)
 		close(options.pagemap_fd);
@@ -51,9 +32,9 @@ static void reads_are_seen_and_the_rest_leaves(void)
 	struct guest host = { 0 };
 	struct ts_scan_result scan = { .size = sizeof(scan) };
 
-	if (!has_rwp())
+	if (!vmm_has_rwp())
 		SKIP("RWP needs Linux 7.3");
-	begin(&vmm, &host, rwp_plan, true);
+	begin(&vmm, &host, vmm_rwp_plan(NR), true);
 	CHECK_EQ(ts_region_abilities(vmm.region), TS_CAN_SERVE | TS_CAN_TRACK | TS_CAN_EVICT);
 	CHECK_EQ(ts_region_deactivate(vmm.region), 0);
 	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
@@ -74,9 +55,9 @@ static void nothing_is_lost_under_load(void)
 	struct guest host = { 0 };
 	struct ts_scan_result scan = { .size = sizeof(scan) };
 
-	if (!has_rwp())
+	if (!vmm_has_rwp())
 		SKIP("RWP needs Linux 7.3");
-	begin(&vmm, &host, rwp_plan, true);
+	begin(&vmm, &host, vmm_rwp_plan(NR), true);
 	CHECK_EQ(vmm_ask(&vmm, 'w'), 0);
 	for (unsigned round = 0; round < 30; round++) {
 		CHECK_EQ(ts_region_deactivate(vmm.region), 0);
@@ -93,9 +74,9 @@ static void limits_say_what_is_missing(void)
 {
 	struct vmm vmm;
 	struct guest host = { 0 };
-	struct vmm_plan plan = rwp_plan;
+	struct vmm_plan plan = vmm_rwp_plan(NR);
 
-	if (!has_rwp())
+	if (!vmm_has_rwp())
 		SKIP("RWP needs Linux 7.3");
 	begin(&vmm, &host, plan, false);
 	CHECK_EQ(ts_region_abilities(vmm.region), TS_CAN_SERVE);

@@ -96,15 +96,13 @@ static void import_and_die(struct guest *host)
 static void adopt(struct guest *host, unsigned i)
 {
 	struct ts_adopt_options options = vmm_options(&vms[i], TS_MODE_MISSING);
-	char path[64], name[16];
+	char name[16];
 
 	snprintf(name, sizeof(name), "vm%u", i);
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vms[i].pid);
 	options.name = name;
 	options.image = "base";
 	options.is_persistent = 1;
-	options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(options.pagemap_fd >= 0);
+	options.pagemap_fd = vmm_open_pagemap(&vms[i]);
 	vmm_adopt(&vms[i], host->engine, options);
 	close(options.pagemap_fd);
 }

@@ -3,39 +3,21 @@
  * test_resume_rwp.c — a VMM's memory under read-write protection (Linux 7.3), and the process that
  * serves it dies: before its window nothing stops the guest's writes, in it everybody waits. */
 #include "resume.h"
-#include "vmm.h"
+#include "vmm_rwp.h"
 
 enum { VM_PAGES = 1501, DEATHS = 4, DYING_PAGES = 200, WAIT_MS = 60000 };
 
 static struct vmm vmm;
 
-static const struct vmm_plan plan = {
-	.kind = VMM_SHARED, .nr_pages = VM_PAGES, .flags = O_NONBLOCK,
-	.features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC | UFFD_FEATURE_MISSING_SHMEM |
-		    UFFD_FEATURE_MINOR_SHMEM,
-	.uffd_modes = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_RWP,
-};
-
-static bool has_rwp(void)
-{
-	struct ts_probe probe = { .size = sizeof(probe) };
-
-	CHECK_EQ(ts_probe(&probe), 0);
-	return probe.has_rwp_shmem;
-}
-
 static void take_over(struct guest *host)
 {
 	struct ts_adopt_options options =
 		vmm_options(&vmm, TS_MODE_MISSING | TS_MODE_RWP | TS_MODE_RWP_ASYNC);
-	char path[64];
 
 	options.name = "vm";
 	options.is_persistent = 1;
 	memset(options.identity, 7, sizeof(options.identity));
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm.pid);
-	options.pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	CHECK(options.pagemap_fd >= 0);
+	options.pagemap_fd = vmm_open_pagemap(&vmm);
 	resume_open(host, 0);
 	vmm_adopt(&vmm, host->engine, options);
 	CHECK_EQ(ts_region_abilities(vmm.region), TS_CAN_SERVE | TS_CAN_TRACK | TS_CAN_EVICT);
@@ -89,9 +71,10 @@ static void check_and_leave(struct guest *host, int arg)
 /* Stored and published, not yet in a window: the guest writes to it as it likes. */
 static void test_written_after_the_death(void)
 {
+	struct vmm_plan plan = vmm_rwp_plan(VM_PAGES);
 	struct guest host;
 
-	if (!has_rwp())
+	if (!vmm_has_rwp())
 		SKIP("RWP needs Linux 7.3");
 	vmm_start(&vmm, &plan);
 	resume_host_make(&host, VM_PAGES);
@@ -108,9 +91,10 @@ static void test_each_moment(void)
 	static const int phases[DEATHS] = {
 		TS_PHASE_TAKEN, TS_PHASE_PUBLISHED, TS_PHASE_WINDOW, TS_PHASE_RELEASED,
 	};
+	struct vmm_plan plan = vmm_rwp_plan(VM_PAGES);
 	struct guest host;
 
-	if (!has_rwp())
+	if (!vmm_has_rwp())
 		SKIP("RWP needs Linux 7.3");
 	vmm_start(&vmm, &plan);
 	resume_host_make(&host, VM_PAGES);

@@ -387,4 +387,15 @@ static inline struct ts_evict_result vmm_evict(struct guest *host, struct vmm *v
 	return guest_evict(host, UINT64_MAX, age, true);
 }
 
+/* The page table of another process, which the tracker looks into. */
+static inline int vmm_open_pagemap(const struct vmm *vmm)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)vmm->pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	return fd;
+}
+
 #endif
