@@ -283,7 +283,7 @@ def test_what_makes_no_sense_is_said(arguments: list[str], words: str) -> None:
     ("tier", "words"),
     [
         ('store = "python-file"\npath = "{folder}/f"\n', "written in Python"),
-        ('store = "ram"\ndictionary = "{folder}/d"\n', "can't be read: .*No such file"),
+        ('store = "ram"\ncodec = "zstd"\ndictionary = "{folder}/d"\n', r"read: .*No such file"),
     ],
     ids=["a store in Python", "no dictionary"],
 )
