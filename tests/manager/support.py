@@ -120,7 +120,7 @@ class Serve:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _type: object, exc: object, _traceback: object) -> None:
         if exc is not None:
             print(self.log)
         if self.process.poll() is None:
