@@ -29,7 +29,7 @@ static inline void begin_tracked(struct guest *guest, bool is_memfd,
 	guest_add_ladder(guest);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
 	guest_attach(guest,
-		     (struct ts_region_options){ .probation_ms = 10000, .tracker = tracker });
+		     (struct ts_region_options){ .probation_ms = 600000, .tracker = tracker });
 }
 
 static inline void begin_with(struct guest *guest, bool is_memfd, struct ts_engine_options options)
