@@ -118,6 +118,24 @@ def test_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             assert manager.log.startswith("<6>listening on")
 
 
+def test_a_signal_that_another_thread_gets_ends_it_too(serve: Serve) -> None:
+    """The kernel gives a process's signal to any thread that does not block it."""
+    pid = serve.process.pid
+
+    def others() -> list[int]:
+        found = []
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            status = (task / "status").read_text(encoding="utf-8")
+            blocked = int(status.partition("SigBlk:")[2].split()[0], 16)
+            if int(task.name) != pid and not blocked >> (signal.SIGTERM - 1) & 1:
+                found.append(int(task.name))
+        return found
+
+    # Sent to that thread's number it is the process's all the same, and that thread's first.
+    os.kill(until(others, "a thread of Python's")[0], signal.SIGTERM)
+    assert serve.process.wait(timeout=60) == 0
+
+
 def test_whoever_says_nothing_is_closed(serve: Serve) -> None:
     """A slow loris and a silent one, while others come and go."""
     silent, slow = connected(serve.socket), connected(serve.socket)

@@ -45,6 +45,8 @@ def _wait(client: Client, name: str, progress: Progress | None) -> str:
         report = next((r for r in answer["vms"] if r["name"] == name), None)
         if report is None:
             past = [p for p in answer.get("past", ()) if p["name"] == name]
+            if any(p["state"] == "ended" for p in past):
+                raise UsageError(f"{name} ended before it was released")
             return str(past[-1]["error"]) if past else ""
         away_bytes = report.get("away_bytes", 0) + report.get("leaving_bytes", 0)
         whole_bytes = max(whole_bytes, away_bytes)
@@ -59,7 +61,7 @@ def _wait(client: Client, name: str, progress: Progress | None) -> str:
 
 
 def run(vm: str, *, pid: int | None, as_json: bool) -> int:
-    """Exit code 1: pages were lost; 2: nobody serves it; 4: the manager ended before."""
+    """Exit code 1: pages were lost; 2: no such VM, or it ended; 4: the manager ended before."""
     client, name = _find(vm, pid)
     started_s = time.monotonic()
     console = Console(stderr=True, highlight=False)

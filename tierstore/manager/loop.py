@@ -12,8 +12,8 @@ import contextlib
 import heapq
 import itertools
 import logging
-import os
 import selectors
+import socket
 import time
 from collections.abc import Callable
 
@@ -40,16 +40,23 @@ class Loop:
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._woken, self._wake = socket.socketpair()
+        for end in (self._woken, self._wake):
+            end.setblocking(False)
         self._posted: collections.deque[Callback] = collections.deque()
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._is_stopping = False
-        self._selector.register(self._wake_fd, selectors.EVENT_READ, self._on_wake)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
+
+    @property
+    def wakeup_fd(self) -> int:
+        """For ``signal.set_wakeup_fd``: a signal that another thread got would not end a wait."""
+        return self._wake.fileno()
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake_fd)
+            self._woken.recv(4096)
 
     def watch(self, fd: int, callback: Callback) -> None:
         """Call whenever the descriptor can be read, or its other end has gone."""
@@ -70,8 +77,8 @@ class Loop:
     def post(self, callback: Callback) -> None:
         """Call soon, on the loop's thread.  From any thread."""
         self._posted.append(callback)
-        with contextlib.suppress(OSError):
-            os.eventfd_write(self._wake_fd, 1)
+        with contextlib.suppress(OSError):  # full: it wakes up anyway
+            self._wake.send(b"\0")
 
     def stop(self) -> None:
         """Let ``run`` return.  From any thread."""
@@ -110,4 +117,5 @@ class Loop:
     def close(self) -> None:
         """After ``run`` has returned."""
         self._selector.close()
-        os.close(self._wake_fd)
+        self._wake.close()
+        self._woken.close()

@@ -59,6 +59,7 @@ class Manager:
         self._arriving: set[int] = set()
         self._returning: dict[int, list[tuple[Connection, Message, list[int]]]] = {}
         self._past: deque[dict[str, Any]] = deque(maxlen=PAST_MAX)
+        self._is_ending = False
         self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tierstore-hand")
         self._trainer = SharedTrainer(engine)
         self._share = FairShare(self._weights, config.manager.share_above)
@@ -126,6 +127,8 @@ class Manager:
 
     def _obey(self, connection: Connection, message: Message, fds: list[int]) -> None:
         try:
+            if self._is_ending:
+                raise UsageError("the manager ends")
             if isinstance(message, Added):
                 self._plug(connection, message, fds)
             else:
@@ -181,9 +184,7 @@ class Manager:
             state=manager.state,
         )
 
-    def _hand_over_again(
-        self, connection: Connection, vm: Vm, message: Handoff, uffd: int
-    ) -> None:
+    def _hand_over_again(self, connection: Connection, vm: Vm, message: Handoff, uffd: int) -> None:
         if vm.is_connected:
             raise UsageError("this VM is served already, and its connection is open")
         if not vm.is_same(message, uffd):
@@ -260,6 +261,8 @@ class Manager:
             self._leave(vm, vm.end, is_served=False)
             if not vm.is_connected:
                 vm.peer.close()
+        elif vm.state not in ("serving", "releasing"):
+            self._on_gone(vm)  # it had all its memory at once, and was let go of before this
         for waiting in self._returning.pop(vm.peer.pid, []):
             self._obey(*waiting)
 
@@ -274,7 +277,8 @@ class Manager:
     def _on_exit(self, vm: Vm) -> None:
         self.loop.forget(vm.peer.pidfd)
         logger.info("%s: has ended; what is stored of it is freed", vm)
-        self._leave(vm, vm.end)
+        # While it is released, that comes to an end by itself and says what became of it.
+        self._leave(vm, vm.end, is_served=vm.state == "serving")
 
     def _leave(self, vm: Vm, how: Callable[[], None], *, is_served: bool = True) -> None:
         """On a thread of its own: what takes long for one VM holds up no other."""
@@ -349,15 +353,12 @@ class Manager:
             vms = sorted(self._vms.values(), key=lambda vm: vm.since_s)
         reports = [vm.report() for vm in vms]
         statistics = self.engine.statistics()
-        by_tier = {region.name: region.held_bytes for region in statistics.regions}
         names = [tier.name for tier in statistics.tiers]
+        by_tier = {r.name: dict(zip(names, r.held_bytes, strict=False)) for r in statistics.regions}
         for report in reports:
             held = self._share.holding(report["name"], statistics)
-            report["stored_bytes"] = held.held_bytes
-            report["share_bytes"] = held.share_bytes
-            report["stored_by_tier"] = dict(
-                zip(names, by_tier.get(report["name"], ()), strict=False)
-            )
+            report |= {"stored_bytes": held.held_bytes, "share_bytes": held.share_bytes}
+            report["stored_by_tier"] = by_tier.get(report["name"], {})
         return reports
 
     def past(self) -> list[dict[str, Any]]:
@@ -372,6 +373,7 @@ class Manager:
         After ``run`` has returned; ``loop.step`` must be called until nobody is.  VMs that the
         state folder knows are left as they are.
         """
+        self._is_ending = True
         self._reception.stop_listening()
         # Those that are being handed over come to an end first, one way or the other.
         self._workers.shutdown(wait=True)

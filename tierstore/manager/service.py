@@ -81,12 +81,14 @@ def _signals(manager: Manager, second: threading.Event) -> Iterator[None]:
         manager.stop()
 
     numbers = (signal.SIGINT, signal.SIGTERM)
+    fd_before = signal.set_wakeup_fd(manager.loop.wakeup_fd, warn_on_full_buffer=False)
     before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(fd_before)
 
 
 def _commands(manager: Manager) -> dict[str, Any]:

@@ -231,7 +231,7 @@ class Vm:
                 self.stop_cycle()
                 self.region.detach()
             finally:
-                self.state = "released"
+                self.state = "released" if self.peer.is_alive else "ended"
                 self._close()
 
     def end(self) -> None:
