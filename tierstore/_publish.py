@@ -54,8 +54,8 @@ def unpublish(engine: Engine) -> None:
     with _lock:
         if engine in _engines:
             _engines.remove(engine)
-        last = None if _engines else _publisher
-        if last is not None:
+        if not _engines and _publisher is not None:
+            # Still locked: the next one's socket has the same path.  No thread that it waits for
+            # takes the lock.
+            _publisher.close()
             _publisher = None
-    if last is not None:
-        last.close()

@@ -19,18 +19,27 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from tierstore.errors import HostError, UsageError
 
-__all__ = ["Client", "Command", "Publisher", "find_publishers", "peer_ids", "runtime_folder"]
+__all__ = [
+    "Client",
+    "Command",
+    "Publisher",
+    "accepted",
+    "find_publishers",
+    "peer_ids",
+    "runtime_folder",
+]
 
 LINE_BYTES_MAX = 4096
 """The longest request; an answer may be longer."""
 CLIENTS_MAX = 16
 TIMEOUT_S = 10.0
+RETRY_S = 0.5
 
 
 def runtime_folder(*, create: bool = False) -> Path:
@@ -97,6 +106,16 @@ def _peer_uid(connection: socket.socket) -> int:
     return peer_ids(connection)[1]
 
 
+def accepted(listener: socket.socket, closing: threading.Event) -> Iterator[socket.socket]:
+    """Connections, until ``closing`` is set and the listener shut down, in this order."""
+    while not closing.is_set():
+        try:
+            yield listener.accept()[0]
+        except OSError:
+            # Out of descriptors, most likely: those who wait are served when there are some.
+            closing.wait(RETRY_S)
+
+
 Command = Callable[[dict[str, Any]], dict[str, Any]]
 """Gets the request, returns what is added to the answer; an exception becomes its ``error``."""
 
@@ -128,6 +147,7 @@ class Publisher:
         except BaseException:
             self._socket.close()
             raise
+        self._closing = threading.Event()
         self._slots = threading.BoundedSemaphore(CLIENTS_MAX)
         self._clients: set[socket.socket] = set()
         self._lock = threading.Lock()  # guards _clients
@@ -145,11 +165,7 @@ class Publisher:
         self._socket.listen(CLIENTS_MAX)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+        for connection in accepted(self._socket, self._closing):
             if _peer_uid(connection) not in (os.geteuid(), 0) or not self._slots.acquire(False):
                 connection.close()
                 continue
@@ -175,7 +191,7 @@ class Publisher:
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {"error": "not JSON"}
         asked = request.get("ask") if isinstance(request, dict) else None
         try:
@@ -190,6 +206,7 @@ class Publisher:
 
     def close(self) -> None:
         """Stop answering and remove the socket.  Idempotent."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -233,10 +250,17 @@ class Client:
 
     def ask(self, what: str, **details: str | int) -> dict[str, Any]:
         """The whole answer to any request.  Raises as ``statistics``."""
-        self._socket.sendall(json.dumps({"ask": what} | details).encode() + b"\n")
-        line = self._lines.readline()
-        if not line:
-            raise ConnectionResetError("the process has gone")
+        try:
+            self._socket.sendall(json.dumps({"ask": what} | details).encode() + b"\n")
+            line = self._lines.readline()
+        except TimeoutError:
+            raise HostError(
+                f"process {self.pid} has not answered within {TIMEOUT_S:g} s; is it stopped?"
+            ) from None
+        except BrokenPipeError:
+            line = b""
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError(f"process {self.pid} has ended")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise HostError(f"process {self.pid}: {answer['error']}")

@@ -69,7 +69,7 @@ def test_a_program_that_dies_while_a_signal_is_passed_on(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(launch, "_start", start)
     # Ends the test should the death go unnoticed.
-    reminder = threading.Timer(20, os.kill, (os.getpid(), signal.SIGCHLD))
+    reminder = threading.Timer(60, os.kill, (os.getpid(), signal.SIGCHLD))
     reminder.start()
     assert launch.run_command(["sleep", "600"]).exit_code == 128 + signal.SIGTERM
     assert reminder.is_alive()

@@ -21,7 +21,7 @@ from tierstore._controller import Controller
 from tierstore._native import ffi, lib
 from tierstore._tiers import read_dictionary
 from tierstore.config import Config
-from tierstore.control import Publisher, peer_ids
+from tierstore.control import Publisher, accepted, peer_ids
 from tierstore.errors import ConfigError, TierstoreError
 from tierstore.preload.remote import RemoteEngine
 from tierstore.preload.wire import Channel, config_struct, receive, send
@@ -153,6 +153,7 @@ class Listener:
         self._say = say
         self._path = path
         self._lock = threading.Lock()  # guards the two below
+        self._closing = threading.Event()
         self._half: dict[int, dict[int, socket.socket]] = {}
         self._sessions: dict[int, Session] = {}
         self._seen: list[Session] = []
@@ -171,11 +172,7 @@ class Listener:
             return list(self._seen)
 
     def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+        for connection in accepted(self._socket, self._closing):
             try:
                 self._greet(connection)
             except (OSError, TierstoreError) as error:
@@ -226,6 +223,7 @@ class Listener:
 
     def close(self) -> None:
         """Ends the listener and every session.  Idempotent."""
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
