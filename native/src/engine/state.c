@@ -420,8 +420,11 @@ int ts_state_tier_end(struct ts_engine *engine, struct ts_tier *tier,
 	int rc = is_resume ? take_inventory(engine, tier) : 0;
 	if (rc)
 		return rc;
+	/* Of all frames that may lie there, those of processes before the last one, too. */
+	uint32_t range_pages = is_resume ? TS_MAX(tier->range_pages, record->range_pages) :
+			       tier->range_pages;
 	struct ts_state_tier now = {
-		.path_hash = path_hash(options->path), .range_pages = tier->range_pages,
+		.path_hash = path_hash(options->path), .range_pages = range_pages,
 		.frame_max_bytes = tier->frame_max_bytes,
 	};
 	memcpy(now.name, tier->name, sizeof(now.name));

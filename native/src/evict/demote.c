@@ -234,6 +234,16 @@ static unsigned tier_below(const struct ts_engine *engine, unsigned tier)
 	return 0;
 }
 
+/* Do all of its pages lie in one range?  A frame of an earlier process may be longer than what its
+ * tier's range is now (engine/state.c). */
+static bool is_in_one_range(const struct ts_frame_head *head, unsigned range_pages)
+{
+	uint32_t low = head->base_page + (uint32_t)__builtin_ctzll(head->page_bits);
+	uint32_t high = head->base_page + 63 - (uint32_t)__builtin_clzll(head->page_bits);
+
+	return low / range_pages == high / range_pages;
+}
+
 /* Those pages of the decoded frame that lie in one range of the lower tier. */
 static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *region, unsigned tier,
 			     uint32_t frame, const struct ts_frame_head *head, uint32_t first_page,
@@ -249,7 +259,8 @@ static uint64_t demote_range(struct ts_demoter *demoter, struct ts_region *regio
 	if (!merge.bits)
 		return 0;
 	/* Not for a part of a frame, whose other parts must stay decoded. */
-	if (range_pages >= demoter->engine->tiers[tier].range_pages)
+	if (range_pages >= demoter->engine->tiers[tier].range_pages &&
+	    is_in_one_range(head, range_pages))
 		collect_neighbours(demoter, &merge, tier);
 	return add_merged(demoter, &merge);
 }
