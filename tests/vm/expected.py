@@ -33,12 +33,12 @@ PROGRAMS = [
 # Programs of native/tests/engine that run on this machine's kernel alone, and why that will do.
 ELSEWHERE = {
     "stores, codecs, frames and words; what the kernel does for it is asked by test_journey": [
-        "test_image", "test_ladder", "test_many", "test_mates", "test_resume", "test_share",
-        "test_store_trouble", "test_walk",
+        "test_image", "test_ladder", "test_many", "test_mates", "test_resume",
+        "test_resume_ranges", "test_share", "test_store_trouble", "test_walk",
     ],
     "which CPU a thread is pinned to, asked for and told as since Linux 2.6": ["test_place"],
     "injected failures, the same whatever kernel they are injected into": [
-        "test_flood", "test_nth_ladder", "test_nth_lasting", "test_nth_once",
+        "test_answers", "test_flood", "test_nth_ladder", "test_nth_lasting", "test_nth_once",
     ],
     "threads that have moments of 15 ms for what they do, which emulation makes another race; the "
     "races of a new kernel are test_rwp_stress's": [

@@ -158,6 +158,9 @@ static struct ts_uffd_result install_back(struct ts_batch *batch, struct ts_shar
 	if (result.outcome == TS_UFFD_PRESENT || result.outcome == TS_UFFD_BUSY ||
 	    result.outcome == TS_UFFD_FAILED)
 		result = ts_uffd_copy(shard->uffd, addr, slot, TS_PAGE_BYTES);
+	/* Also said of a page table that comes or goes this moment. */
+	if (result.outcome == TS_UFFD_PRESENT && !ts_pagemap_is_filled(pagemap_fd, addr))
+		result.outcome = TS_UFFD_RETRY;
 	return result;
 }
 

@@ -94,11 +94,31 @@ static struct ts_uffd_result classify(int rc, int64_t field, uint64_t len_bytes)
 	return result;
 }
 
+/* COPY looks for events before it looks at what it is asked to do, which here is nothing
+ * (EINVAL). */
+bool ts_uffd_is_changing(int uffd)
+{
+	struct uffdio_copy nothing = { 0 };
+	return ts_sys_ioctl(TS_SITE_IOCTL_COPY, uffd, UFFDIO_COPY, &nothing) == -EAGAIN;
+}
+
+/* Since 6.10 the kernel looks for events, then for the mapping, without anything that keeps an
+ * mremap() from coming between the two: what has just been moved is not there, and not gone.  Its
+ * event is queued then, and waits for us. */
+static struct ts_uffd_result classify_mapping(int uffd, int rc, int64_t field, uint64_t len_bytes)
+{
+	struct ts_uffd_result result = classify(rc, field, len_bytes);
+
+	if (TS_UNLIKELY(result.error == -ENOENT) && ts_uffd_is_changing(uffd))
+		result = (struct ts_uffd_result){ TS_UFFD_RETRY, result.done_bytes, -EAGAIN };
+	return result;
+}
+
 struct ts_uffd_result ts_uffd_copy(int uffd, uint64_t dst, const void *src, uint64_t len_bytes)
 {
 	struct uffdio_copy copy = { .dst = dst, .src = (uintptr_t)src, .len = len_bytes };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_COPY, uffd, UFFDIO_COPY, &copy);
-	return classify(rc, copy.copy, len_bytes);
+	return classify_mapping(uffd, rc, copy.copy, len_bytes);
 }
 
 static const _Alignas(4096) uint8_t zeros[4096];
@@ -108,7 +128,7 @@ struct ts_uffd_result ts_uffd_zeropage(int uffd, uint64_t dst)
 {
 	struct uffdio_zeropage zero = { .range = { dst, sizeof(zeros) } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_ZEROPAGE, uffd, UFFDIO_ZEROPAGE, &zero);
-	struct ts_uffd_result result = classify(rc, zero.zeropage, sizeof(zeros));
+	struct ts_uffd_result result = classify_mapping(uffd, rc, zero.zeropage, sizeof(zeros));
 
 	return result.outcome == TS_UFFD_PRESENT ? ts_uffd_copy(uffd, dst, zeros, sizeof(zeros)) :
 	       result;
@@ -119,7 +139,7 @@ static struct ts_uffd_result poison_once(int uffd, uint64_t dst, uint64_t len_by
 	struct uffdio_poison poison = { .range = { dst, len_bytes } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_POISON, uffd, UFFDIO_POISON, &poison);
 
-	return classify(rc, poison.updated, len_bytes);
+	return classify_mapping(uffd, rc, poison.updated, len_bytes);
 }
 
 /* As with ZEROPAGE, but here the marker has to go first. */
@@ -136,9 +156,9 @@ struct ts_uffd_result ts_uffd_move(int uffd, uint64_t dst, uint64_t src, uint64_
 {
 	struct uffdio_move move = { .dst = dst, .src = src, .len = len_bytes };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_MOVE, uffd, UFFDIO_MOVE, &move);
-	struct ts_uffd_result result = classify(rc, move.move, len_bytes);
+	struct ts_uffd_result result = classify_mapping(uffd, rc, move.move, len_bytes);
 
-	/* For MOVE the kernel says ENOENT of a hole in the source, not of a missing VMA. */
+	/* For MOVE the kernel also says ENOENT of a hole in the source. */
 	if (result.error == -ENOENT)
 		result.outcome = TS_UFFD_ABSENT;
 	return result;
@@ -149,14 +169,6 @@ int ts_uffd_protect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
 	struct uffdio_writeprotect wp = { .range = { addr, len_bytes },
 					  .mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0 };
 	return ts_sys_ioctl(TS_SITE_IOCTL_WP, uffd, UFFDIO_WRITEPROTECT, &wp);
-}
-
-/* COPY looks for events before it looks at what it is asked to do, which here is nothing
- * (EINVAL). */
-bool ts_uffd_is_changing(int uffd)
-{
-	struct uffdio_copy nothing = { 0 };
-	return ts_sys_ioctl(TS_SITE_IOCTL_COPY, uffd, UFFDIO_COPY, &nothing) == -EAGAIN;
 }
 
 int ts_uffd_rwprotect(int uffd, uint64_t addr, uint64_t len_bytes, bool on)
@@ -170,7 +182,7 @@ struct ts_uffd_result ts_uffd_continue(int uffd, uint64_t dst, uint64_t len_byte
 {
 	struct uffdio_continue cont = { .range = { dst, len_bytes } };
 	int rc = ts_sys_ioctl(TS_SITE_IOCTL_CONTINUE, uffd, UFFDIO_CONTINUE, &cont);
-	struct ts_uffd_result result = classify(rc, cont.mapped, len_bytes);
+	struct ts_uffd_result result = classify_mapping(uffd, rc, cont.mapped, len_bytes);
 
 	/* For CONTINUE the kernel says EFAULT of a page that the page cache lacks. */
 	if (result.error == -EFAULT)
