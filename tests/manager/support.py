@@ -133,6 +133,9 @@ class Vmm:
 
     def __init__(self, socket: Path, *options: str, vmm: str = "cloud-hypervisor", mib: int = 8):
         arguments = ["--protocol", vmm, "--socket", str(socket), *options]
+        if "--patience" not in options:
+            # Not the two seconds of a real one, which a busy machine may need once in a while.
+            arguments += ["--patience", str(int(WAIT_S * 1000))]
         if "--ranges" not in options:
             arguments += ["--ranges", f"{mib}M"]
         self.process = subprocess.Popen(

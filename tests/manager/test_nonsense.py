@@ -41,7 +41,7 @@ def test_every_lie_of_cloud_hypervisor_is_refused(shared: Serve) -> None:
     before = nr_open(shared)
     for lie in LIES:
         count = refusals(shared)
-        with Vmm(shared.socket, "--wrong", lie) as vmm:
+        with Vmm(shared.socket, "--wrong", lie, "--patience", "2000") as vmm:
             result = vmm.event("handoff")["result"]
             # The first of two hand-overs may have been answered before the second came.
             expected = ("closed", "timeout", *["ready"] * (lie == "duplicate"))

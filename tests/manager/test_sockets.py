@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -140,15 +139,16 @@ def test_whoever_says_nothing_is_closed(serve: Serve) -> None:
     """A slow loris and a silent one, while others come and go."""
     silent, slow = connected(serve.socket), connected(serve.socket)
     slow.sendall(b"[")
-    started_s = time.monotonic()
     with connected(serve.socket) as hasty:
         hasty.sendall(b"nonsense")
         assert hasty.recv(1) == b""
-        assert time.monotonic() - started_s < 4
     with silent, slow:
         assert silent.recv(1) == b""
         assert slow.recv(1) == b""
-    assert serve.log.count("no whole message came within") == 2
+    log = serve.log
+    assert log.count("no whole message came within") == 2
+    # Nobody waited for those two.
+    assert log.index("which is none of") < log.index("no whole message came within")
 
 
 def test_too_many_connections_of_one_process_are_closed(serve: Serve) -> None:

@@ -90,7 +90,7 @@ def test_views_show_it_by_the_programs_pid(program: Program) -> None:
 
 def test_a_signal_for_us_is_the_programs(program: Program) -> None:
     program.process.send_signal(signal.SIGTERM)
-    assert program.process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert program.process.wait(timeout=60) == 128 + signal.SIGTERM
     assert sockets_left() == []
 
 

@@ -103,9 +103,8 @@ class StateFile:
         fd, name = tempfile.mkstemp(prefix=".vms-", dir=self.path.parent)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
+                # Not synced: the loop would wait for a disk, and VMs don't outlive a host's crash.
                 file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
             Path(name).replace(self.path)
         except BaseException:
             with contextlib.suppress(OSError):

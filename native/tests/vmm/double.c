@@ -40,6 +40,7 @@ enum { LINE_MAX_BYTES = 4096, JOBS_MAX = 64, EXIT_HANDOFF = 3 };
 static struct ram ram = { .seed = 1 };
 static struct handoff handoff = {
 	.uffd = -1, .socket = -1, .wrong = "", .vanish = "", .page_size_fields = 2,
+	.patience_ms = 2000,
 };
 static struct vcpu_options vcpu_options = {
 	.nr_vcpus = 1, .touches_per_s = 2000, .hot_pct = 10, .write_pct = 30,
@@ -62,6 +63,7 @@ static const char usage[] =
 	"  --page-size-fields 0..2  firecracker: older releases say less\n"
 	"  --fd-late                the descriptors come after the first byte\n"
 	"  --slow MS                the message comes byte by byte\n"
+	"  --patience MS            for an answer (default 2000, as Cloud Hypervisor)\n"
 	"  --wrong NAME             a misbehaviour (wrong.h)\n"
 	"  --vanish STEP            connect, message, handoff, ready\n"
 	"  --vcpus N --rate N --hot PCT --writes PCT --seed N\n"
@@ -120,7 +122,8 @@ static const struct option options[] = {
 	{ "memory", 1, NULL, 'm' }, { "one-memfd", 0, NULL, '1' }, { "contents", 1, NULL, 'c' },
 	{ "mode", 1, NULL, 'M' }, { "memfds", 0, NULL, 'f' }, { "no-remove", 0, NULL, 'R' },
 	{ "page-size-fields", 1, NULL, 'P' }, { "fd-late", 0, NULL, 'l' },
-	{ "slow", 1, NULL, 'b' }, { "wrong", 1, NULL, 'w' }, { "vanish", 1, NULL, 'v' },
+	{ "slow", 1, NULL, 'b' }, { "patience", 1, NULL, 'T' },
+	{ "wrong", 1, NULL, 'w' }, { "vanish", 1, NULL, 'v' },
 	{ "vcpus", 1, NULL, 'n' }, { "rate", 1, NULL, 't' }, { "hot", 1, NULL, 'h' },
 	{ "writes", 1, NULL, 'W' }, { "seed", 1, NULL, 'S' }, { "write-snapshot", 1, NULL, 'o' },
 	{ NULL, 0, NULL, 0 },
@@ -155,6 +158,7 @@ static void set_handoff_option(int option, const char *text)
 	case 'P': handoff.page_size_fields = (unsigned)to_number(text); break;
 	case 'l': handoff.is_fd_late = true; break;
 	case 'b': handoff.byte_delay_ms = (unsigned)to_number(text); break;
+	case 'T': handoff.patience_ms = (unsigned)to_number(text); break;
 	case 'w': handoff.wrong = text; break;
 	case 'v': handoff.vanish = text; break;
 	default: bad_usage("unknown option");

@@ -20,7 +20,6 @@
 #include "wrong.h"
 
 enum {
-	STEP_TIMEOUT_MS = 2000,
 	FDS_MAX = RAM_RANGES_MAX + 1,
 	VANISHED = 9,
 };
@@ -272,7 +271,7 @@ static enum handoff_result await_answer(struct handoff *handoff)
 
 	if (handoff->protocol == HANDOFF_FIRECRACKER && !*handoff->wrong)
 		return HANDOFF_READY;
-	int rc = poll(&events, 1, STEP_TIMEOUT_MS);
+	int rc = poll(&events, 1, (int)handoff->patience_ms);
 	if (rc <= 0)
 		return HANDOFF_TIMEOUT;
 	return recv(handoff->socket, &byte, 1, 0) == 1 ? HANDOFF_READY : HANDOFF_CLOSED;
@@ -306,10 +305,10 @@ static unsigned collect_fds(const struct handoff *handoff, const struct ram *ram
 	return nr;
 }
 
-static int connect_to(const char *path)
+static int connect_to(const char *path, unsigned patience_ms)
 {
 	struct sockaddr_un address = { .sun_family = AF_UNIX };
-	struct timeval limit = { .tv_sec = STEP_TIMEOUT_MS / 1000 };
+	struct timeval limit = { .tv_sec = patience_ms / 1000 };
 	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (sock < 0 || strlen(path) >= sizeof(address.sun_path))
@@ -352,7 +351,7 @@ enum handoff_result handoff_connect(struct handoff *handoff, const struct ram *r
 	if (handoff_is_open(handoff))
 		return HANDOFF_REFUSED;
 	handoff_disconnect(handoff);
-	handoff->socket = connect_to(handoff->path);
+	handoff->socket = connect_to(handoff->path, handoff->patience_ms);
 	if (handoff->socket < 0)
 		return HANDOFF_REFUSED;
 	vanish_at(handoff, "connect");

@@ -29,6 +29,7 @@ struct handoff {
 	const char *vanish;      /* "connect", "message", "handoff", "ready": _exit there; or "" */
 	unsigned page_size_fields; /* firecracker: 2 page_size and page_size_kib, 1 the latter, 0 */
 	unsigned byte_delay_ms;  /* not 0: byte by byte */
+	unsigned patience_ms;    /* for an answer */
 	bool is_fd_late;         /* the descriptors come with the second part of the message */
 	bool has_memfds;         /* the ranges' memfds as further descriptors */
 	bool has_no_remove;      /* firecracker: without EVENT_REMOVE */
