@@ -340,7 +340,7 @@ def test_the_cycle_asks_the_policy(memory: GuestMemory) -> None:
         Greedy.ticks.clear()
         engine.run()
         for _ in range(20):
-            assert Greedy.asked.acquire(timeout=30)
+            assert Greedy.asked.acquire(timeout=60)
         engine.stop()
         assert memory.resident_bytes() < SIZE
         tick = Greedy.ticks[0]
@@ -367,7 +367,7 @@ def test_a_policy_that_fails_evicts_nothing(
     with caplog.at_level(logging.ERROR), Engine(config) as engine, engine.attach(memory):
         engine.run()
         for _ in range(3):
-            assert Failing.asked.acquire(timeout=30)
+            assert Failing.asked.acquire(timeout=60)
         engine.stop()
         assert engine.statistics().evictions.evicted == 0
     assert "can't decide" in caplog.text

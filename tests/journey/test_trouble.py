@@ -73,7 +73,7 @@ def small_tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         # A ring that is closed lets go of its files a moment later.
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while subprocess.run(["umount", str(folder)], capture_output=True, check=False).returncode:
             assert time.monotonic() < deadline, "the file system stays busy"
             time.sleep(0.01)
@@ -277,7 +277,7 @@ def test_a_store_without_an_answer_holds_up_its_own_pages_only(memory: GuestMemo
         try:
             for thread in waiting:
                 thread.start()
-            assert GatedStore.asked.acquire(timeout=30)
+            assert GatedStore.asked.acquire(timeout=60)
             check(region, range(64, NR_PAGES))
             region.evict(age_min=0, probation=False)
             check(region, range(64, NR_PAGES))
@@ -316,16 +316,20 @@ def test_the_demo_survives_a_slow_tier(tmp_path: Path, monkeypatch: pytest.Monke
     config = tmp_path / "slow.toml"
     config.write_text(SLOW_COLD)
     base = [sys.executable, "-m", "tierstore", "demo", "--json", "--size", "32MiB"]
-    done = subprocess.run(
-        [*base, "--seconds", "4", "--folder", str(tmp_path), "--config", str(config)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert (found["mismatches"], found["bad_pages"]) == (0, 0)
+    # Longer where a busy machine has had no page from there in that time.
+    for seconds in ("4", "40"):
+        done = subprocess.run(
+            [*base, "--seconds", seconds, "--folder", str(tmp_path), "--config", str(config)],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["mismatches"], found["bad_pages"]) == (0, 0)
+        if found["served"]["cold"]:
+            break
     assert found["served"]["cold"] > 0
 
 

@@ -44,7 +44,7 @@ SIZE = NR_PAGES * PAGE
 KINDS = ("anon", "memfd")
 MADV_DONTNEED = 4
 PUNCH_HOLE_KEEP_SIZE = 2 | 1
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 # Foreign calls through CDLL let go of the interpreter's lock: these may wait for a fault thread.
 _libc = ctypes.CDLL(None)

@@ -32,7 +32,7 @@ class Handler:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(str(path))
         self.listener.listen(1)
-        self.listener.settimeout(20)
+        self.listener.settimeout(60)
         self.file = None if file is None else file.read_bytes()
         self.fds: list[int] = []
         self.link: Any = None  # the connection
@@ -48,7 +48,7 @@ class Handler:
     def accept(self) -> None:
         """One connection."""
         self.link, _ = self.listener.accept()
-        self.link.settimeout(20)
+        self.link.settimeout(60)
 
     def take(self, framed: bool) -> bytes:
         """One connection and its first message, as it came."""
