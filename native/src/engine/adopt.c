@@ -115,6 +115,16 @@ static struct ts_region *create(struct ts_engine *engine, const struct ts_adopt_
 	return region;
 }
 
+/* Undoes add_pages(): nobody has seen pages that are not counted yet. */
+static void remove_pages(struct ts_region *region, const struct ts_remote_range *range,
+			 uint32_t first_page)
+{
+	if (range->backing_fd < 0)
+		return;
+	close(region->backings[atomic_fetch_sub(&region->nr_backings, 1) - 1].fd);
+	region->memfd = first_page ? region->memfd : -1;
+}
+
 /* A range's pages get their place at the end of the region, and their descriptor; not yet an
  * address. */
 static int add_pages(struct ts_region *region, const struct ts_remote_range *range,
@@ -137,12 +147,8 @@ static int add_pages(struct ts_region *region, const struct ts_remote_range *ran
 		region->memfd = fd;
 	ts_region_add_backing(region, first_page, nr_pages, fd, range->backing_offset);
 	int rc = is_known ? 0 : ts_life_populate_shared(region, first_page, nr_pages);
-	if (rc) {
-		/* Nobody has seen pages that are not counted yet. */
-		atomic_fetch_sub(&region->nr_backings, 1);
-		region->memfd = first_page ? region->memfd : -1;
-		close(fd);
-	}
+	if (rc)
+		remove_pages(region, range, first_page);
 	return rc;
 }
 
@@ -159,20 +165,39 @@ static void add_extent(struct ts_region *region, const struct ts_remote_range *r
 	ts_gate_reopen(&shard->gate);
 }
 
+/* What is written down before there are pages, and not if there are none in the end. */
+static int add_new_pages(struct ts_region *region, const struct ts_remote_range *range,
+			 bool is_served)
+{
+	uint32_t first_page = region->nr_pages;
+	int rc = ts_adopt_grow(region, range);
+
+	if (rc)
+		return rc;
+	rc = add_pages(region, range, first_page);
+	if (!rc && is_served) {
+		rc = ts_state_check_marks(region, false);
+		if (rc)
+			remove_pages(region, range, first_page);
+	}
+	if (rc)
+		ts_adopt_shrink(region);
+	return rc;
+}
+
 /* Checked, registered, populated, and at its place. */
-static int add_range(struct ts_region *region, const struct ts_remote_range *range)
+static int add_range(struct ts_region *region, const struct ts_remote_range *range, bool is_served)
 {
 	uint32_t first_page = region->nr_pages;
 
 	/* Ranges that came while nobody served are not written down yet. */
-	bool is_new = region->nr_resumed && first_page >= region->nr_resumed;
+	bool is_new = is_served || (region->nr_resumed && first_page >= region->nr_resumed);
 	int rc = ts_adopt_check_registered(region, range);
 	if (!rc)
 		rc = ts_adopt_check_mapping(range, region->pagemap_fd, region->name);
-	if (!rc && is_new)
-		rc = ts_adopt_grow(region, range);
 	if (!rc)
-		rc = add_pages(region, range, first_page);
+		rc = is_new ? add_new_pages(region, range, is_served) :
+		     add_pages(region, range, first_page);
 	if (rc > -10000 && rc < 0)
 		ts_fail(rc, "%s: %s", region->name, ts_strerror(rc));
 	if (!rc)
@@ -251,7 +276,7 @@ static int open_region(struct ts_engine *engine, struct ts_region *region,
 	region->uffd_modes =
 		ts_adopt_uffd_modes(modes, features, ranges[0].backing_fd >= 0);
 	for (unsigned i = 0; i < options->nr_ranges && !rc; i++) {
-		rc = add_range(region, &ranges[i]);
+		rc = add_range(region, &ranges[i], false);
 		can_punch &= ranges[i].backing_fd >= 0 && is_punchable(&ranges[i]);
 	}
 	region->memory = region->memfd >= 0 ? &ts_memory_memfd_ops : &ts_memory_anon_ops;
@@ -359,16 +384,8 @@ int ts_region_add_range(struct ts_region *region, const struct ts_remote_range *
 		rc = ts_adopt_check_against(region, &known);
 	if (!rc)
 		rc = check_room(region, &known);
-	if (!rc && !region->nr_resumed)
-		rc = ts_adopt_grow(region, &known);
-	if (rc)
-		return rc;
-	rc = add_range(region, &known);
-	if (rc) {
-		ts_adopt_shrink(region);
-		return rc;
-	}
-	rc = ts_state_check_marks(region, false);
+	if (!rc)
+		rc = add_range(region, &known, true);
 	if (rc)
 		return rc;
 	wake_all(region);

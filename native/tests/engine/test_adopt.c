@@ -2,6 +2,8 @@
  *
  * test_adopt.c — memory of another process: served, tracked, evicted, added to, let go, with the
  * guest at work in that process all the while. */
+#include <sys/xattr.h>
+
 #include "vmm.h"
 
 #define WP (UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP)
@@ -200,6 +202,30 @@ static void added_memory_joins(void)
 	end(&vmm, &host);
 }
 
+/* Memory that another engine has evicted pages of would read as zeros: it is refused, and nobody in
+ * it is answered. */
+static void marked_memory_does_not_join(void)
+{
+	struct vmm vmm;
+	struct guest host = { 0 };
+	struct vmm_plan plan = shared_plan;
+
+	plan.nr_extra_pages = 517;
+	begin(&vmm, &host, plan, BOTH);
+	struct ts_remote_range extra = vmm.hello.ranges[vmm.hello.nr_ranges], marked = extra;
+	marked.backing_fd = vmm_memfd(extra.backing_offset / GUEST_PAGE + 517);
+	CHECK_EQ(fsetxattr(marked.backing_fd, "user.tierstore", "x", 1, 0), 0);
+	CHECK_EQ(ts_region_add_range(vmm.region, &marked), TS_ESTATE);
+	close(marked.backing_fd);
+	struct ts_stats *stats = vmm_stats(&host, &vmm);
+	CHECK_EQ(stats->nr_resident + stats->nr_zero, NR);
+	CHECK_EQ(ts_region_add_range(vmm.region, &extra), 0);
+	CHECK_EQ(vmm_ask(&vmm, 'g'), 0);
+	vmm_evict(&host, &vmm, 0);
+	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
+	end(&vmm, &host);
+}
+
 /* More memory while scans, evictions and faults go on. */
 static void memory_is_added_under_load(void)
 {
@@ -231,4 +257,5 @@ CHECK_MAIN({ "anonymous_memory_is_served", anonymous_memory_is_served },
 	   { "nothing_is_lost_under_load", nothing_is_lost_under_load },
 	   { "detach_lets_the_guest_run_on", detach_lets_the_guest_run_on },
 	   { "added_memory_joins", added_memory_joins },
+	   { "marked_memory_does_not_join", marked_memory_does_not_join },
 	   { "memory_is_added_under_load", memory_is_added_under_load })

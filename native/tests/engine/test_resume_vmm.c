@@ -188,6 +188,32 @@ static void test_ranges_and_orders(void)
 	resume_host_end(&host);
 }
 
+/* A range that is refused, by a process that has taken the VM over, costs nothing of what is. */
+static void be_refused_and_die(struct guest *host, int arg)
+{
+	struct ts_remote_range range = vmm.hello.ranges[vmm.hello.nr_ranges];
+
+	(void)arg;
+	take_over(host);
+	range.addr += range.len_bytes;  /* nothing is registered there */
+	CHECK_EQ(ts_region_add_range(vmm.region, &range), TS_EBACKING);
+	resume_die();
+}
+
+static void test_refused_range(void)
+{
+	struct guest host;
+
+	vmm_start(&vmm, &plan);
+	resume_host_make(&host, VM_PAGES + VM_EXTRA);
+	CHECK_EQ(resume_host_child(&host, close_in_order, 0), 0);
+	CHECK_EQ(resume_host_child(&host, be_refused_and_die, 0), SIGKILL);
+	CHECK_EQ(resume_host_child(&host, take_over_and_compare, 1), 0);
+	CHECK_EQ(vmm_ask(&vmm, 'c'), 0);
+	vmm_end(&vmm);
+	resume_host_end(&host);
+}
+
 /* The VM ended while nobody served it: what is stored of it is freed. */
 static void forget(struct guest *host, int arg)
 {
@@ -222,6 +248,7 @@ int main(int argc, char **argv)
 	static const struct check_test tests[] = {
 		{ "killed_again_and_again", test_killed_again_and_again },
 		{ "ranges_and_orders", test_ranges_and_orders },
+		{ "refused_range", test_refused_range },
 		{ "forgotten", test_forgotten },
 	};
 
