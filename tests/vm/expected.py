@@ -33,7 +33,7 @@ PROGRAMS = [
 # Programs of native/tests/engine that run on this machine's kernel alone, and why that will do.
 ELSEWHERE = {
     "stores, codecs, frames and words; what the kernel does for it is asked by test_journey": [
-        "test_image", "test_ladder", "test_many", "test_mates", "test_resume",
+        "test_fetch", "test_image", "test_ladder", "test_many", "test_mates", "test_resume",
         "test_resume_ranges", "test_share", "test_store_trouble", "test_walk",
     ],
     "which CPU a thread is pinned to, asked for and told as since Linux 2.6": ["test_place"],

@@ -130,11 +130,14 @@ unsigned ts_fetch_reap(struct ts_fetch *fetch, struct ts_fetch_slot **slots, uns
 		       int wait_ms)
 {
 	struct ts_get *done[TS_FAULT_DEPTH_MAX];
-	unsigned nr_slots = 0, nr_busy_tiers = 0;
+	unsigned nr_slots = 0, nr_busy_tiers = 0, nr_tiers = fetch->engine->nr_tiers;
 
-	for (unsigned t = 0; t < fetch->engine->nr_tiers; t++)
+	for (unsigned t = 0; t < nr_tiers; t++)
 		nr_busy_tiers += fetch->nr_busy_tier[t] > 0;
-	for (unsigned t = 0; t < fetch->engine->nr_tiers && nr_slots < slots_max; t++) {
+	/* In turn: one that always has an answer must not keep others from theirs. */
+	unsigned first = fetch->reap_tier++ % nr_tiers;
+	for (unsigned n = 0; n < nr_tiers && nr_slots < slots_max; n++) {
+		unsigned t = (first + n) % nr_tiers;
 		if (!fetch->nr_busy_tier[t])
 			continue;
 		unsigned max = TS_MIN(slots_max - nr_slots, (unsigned)TS_FAULT_DEPTH_MAX);

@@ -35,6 +35,7 @@ struct ts_fetch {
 	struct ts_decoder *decoder;
 	unsigned depth, nr_busy;
 	unsigned nr_busy_tier[TS_TIER_MAX];
+	unsigned reap_tier;           /* that is asked first by the next reap */
 	struct ts_fetch_slot *slots;  /* [depth] */
 	uint8_t *arena;               /* depth buffers, then the decoded pages */
 	size_t buf_bytes, arena_bytes;
