@@ -23,6 +23,7 @@ PROGRAMS = [
     "test_resume_rwp",
     "test_pitfalls",
     "test_journey",
+    "test_inthread_frame",
     "test_thp",
     "test_events",
     "test_moves",

@@ -8,6 +8,12 @@
  * a fixed number of contexts, each with readers and buffers of its own, serves the page as a fault
  * thread would, and gives the context back.  A SIGBUS that is not ours goes to the handler that was
  * there.
+ *
+ * SIGBUS stays unblocked meanwhile, because to block it and unblock it again costs as much as to
+ * look a page up.  A fault inside the handler, of which there is none but by a bug or in a handler
+ * that has interrupted ours, ends the process all the same: nothing of ours may be served twice at
+ * a time in one thread, which may hold the very page.  The handler that was there finds SIGBUS
+ * blocked.
  */
 #include "fault/inthread.h"
 
@@ -17,6 +23,7 @@
 #include <string.h>
 
 #include "fault/caller.h"
+#include "fault/sigframe.h"
 #include "util/limits.h"
 
 enum {
@@ -27,17 +34,19 @@ enum {
 struct inthread {
 	struct ts_region *region;
 	atomic_bool is_ready;
-	_Atomic uint32_t nr_inside;
 	atomic_bool is_busy[TS_INTHREAD_CONTEXTS];
 	struct ts_serve_ctx contexts[TS_INTHREAD_CONTEXTS];
 };
 
 static pthread_mutex_t table_lock = PTHREAD_MUTEX_INITIALIZER;  /* Guards additions, removals. */
-static _Atomic(struct inthread *) table[TS_REGION_MAX];
-/* Threads between reading a table slot and having entered it. */
-static _Atomic uint32_t nr_looking;
+static struct place {
+	_Alignas(64) _Atomic(struct inthread *) inthread;
+	_Atomic uint32_t nr_inside;  /* threads that may be using it */
+} table[TS_REGION_MAX];
 static struct sigaction previous;
 static bool is_installed;
+/* The C library keeps errno in the same way: no allocation at the first use. */
+static _Thread_local volatile sig_atomic_t is_serving __attribute__((tls_model("initial-exec")));
 
 /* Where regions have been of late.  A signal that was raised while one was registered may reach its
  * handler when it is no more: the access is tried again, a bounded number of times, because what
@@ -96,13 +105,31 @@ static bool is_fading(uint64_t addr)
 	for (unsigned i = 0; i < FADING_MAX; i++) {
 		struct fading *range = &fading[i];
 		int32_t left = atomic_load(&range->nr_retries);
-		bool is_inside = addr >= atomic_load(&range->start) &&
+		bool is_hit = addr >= atomic_load(&range->start) &&
 				 addr < atomic_load(&range->end);
-		while (is_inside && left > 0)
+		while (is_hit && left > 0)
 			if (atomic_compare_exchange_weak(&range->nr_retries, &left, left - 1))
 				return true;
 	}
 	return false;
+}
+
+/* What is there, and stays until leave(); NULL: nothing. */
+static struct inthread *enter(struct place *place)
+{
+	/* Whoever faults on a region's memory has seen it being added. */
+	if (!atomic_load_explicit(&place->inthread, memory_order_relaxed))
+		return NULL;
+	atomic_fetch_add(&place->nr_inside, 1);
+	struct inthread *inthread = atomic_load(&place->inthread);
+	if (!inthread)
+		atomic_fetch_sub(&place->nr_inside, 1);
+	return inthread;
+}
+
+static void leave(struct place *place)
+{
+	atomic_fetch_sub(&place->nr_inside, 1);
 }
 
 static bool try_serve(uint64_t addr)
@@ -112,11 +139,7 @@ static bool try_serve(uint64_t addr)
 	uint32_t page;
 
 	for (unsigned i = 0; i < TS_REGION_MAX && !is_served; i++) {
-		atomic_fetch_add(&nr_looking, 1);
-		struct inthread *inthread = atomic_load(&table[i]);
-		if (inthread)
-			atomic_fetch_add(&inthread->nr_inside, 1);
-		atomic_fetch_sub(&nr_looking, 1);
+		struct inthread *inthread = enter(&table[i]);
 		if (!inthread)
 			continue;
 		if (is_ours(inthread->region, addr, &shard, &page)) {
@@ -124,22 +147,37 @@ static bool try_serve(uint64_t addr)
 			bool is_ready = atomic_load(&inthread->is_ready);
 			is_served = is_ready ? serve(inthread, shard, page) : !sched_yield();
 		}
-		atomic_fetch_sub(&inthread->nr_inside, 1);
+		leave(&table[i]);
 	}
 	return is_served;
 }
 
+/* The access is tried again, and ends the process. */
+static void die(void)
+{
+	struct sigaction dfl = { .sa_handler = SIG_DFL };
+
+	sigaction(SIGBUS, &dfl, NULL);
+}
+
 static void chain(int signal, siginfo_t *info, void *context)
 {
-	if (previous.sa_flags & SA_SIGINFO) {
-		previous.sa_sigaction(signal, info, context);
-	} else if (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN) {
+	sigset_t sigbus, before;
+
+	if (!(previous.sa_flags & SA_SIGINFO) &&
+	    (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN)) {
 		/* Ignoring would fault for ever: die of it, as without us. */
-		struct sigaction dfl = { .sa_handler = SIG_DFL };
-		sigaction(SIGBUS, &dfl, NULL);
-	} else {
-		previous.sa_handler(signal);
+		die();
+		return;
 	}
+	sigemptyset(&sigbus);
+	sigaddset(&sigbus, SIGBUS);
+	pthread_sigmask(SIG_BLOCK, &sigbus, &before);
+	if (previous.sa_flags & SA_SIGINFO)
+		previous.sa_sigaction(signal, info, context);
+	else
+		previous.sa_handler(signal);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void on_sigbus(int signal, siginfo_t *info, void *context)
@@ -147,15 +185,27 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
 	int saved_errno = errno;
 	uint64_t addr = (uintptr_t)info->si_addr & ~(uint64_t)(TS_PAGE_BYTES - 1);
 
-	if (!try_serve(addr) && !is_fading(addr))
+	if (is_serving && info->si_code > 0) {
+		die();
+		return;
+	}
+	bool is_nested = is_serving, is_served = false;
+	if (!is_nested) {
+		is_serving = true;
+		is_served = try_serve(addr);
+		is_serving = false;
+	}
+	if (!is_served && (is_nested || !is_fading(addr)))
 		chain(signal, info, context);
 	errno = saved_errno;
+	if (is_served && ts_sigframe_may_leave(__builtin_dwarf_cfa(), info, context))
+		ts_sigframe_leave(context);
 }
 
 static int install_handler(void)
 {
 	struct sigaction action = { .sa_sigaction = on_sigbus,
-				    .sa_flags = SA_SIGINFO | SA_ONSTACK };
+				    .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
 
 	if (is_installed)
 		return 0;
@@ -193,9 +243,9 @@ int ts_inthread_add(struct ts_region *region)
 	if (!rc)
 		rc = install_handler();
 	for (unsigned i = 0; i < TS_REGION_MAX && !rc; i++) {
-		if (atomic_load(&table[i]))
+		if (atomic_load(&table[i].inthread))
 			continue;
-		atomic_store(&table[i], inthread);
+		atomic_store(&table[i].inthread, inthread);
 		return 0;
 	}
 	destroy(inthread);
@@ -205,7 +255,7 @@ int ts_inthread_add(struct ts_region *region)
 static struct inthread *find_locked(const struct ts_region *region)
 {
 	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
-		struct inthread *inthread = atomic_load(&table[i]);
+		struct inthread *inthread = atomic_load(&table[i].inthread);
 		if (inthread && inthread->region == region)
 			return inthread;
 	}
@@ -260,12 +310,12 @@ void ts_inthread_remove(struct ts_region *region)
 {
 	TS_SCOPED_LOCK(&table_lock);
 	for (unsigned i = 0; i < TS_REGION_MAX; i++) {
-		struct inthread *inthread = atomic_load(&table[i]);
+		struct inthread *inthread = atomic_load(&table[i].inthread);
 		if (!inthread || inthread->region != region)
 			continue;
-		atomic_store(&table[i], NULL);
+		atomic_store(&table[i].inthread, NULL);
 		/* The handler stays installed: it chains what it does not know. */
-		while (atomic_load(&nr_looking) || atomic_load(&inthread->nr_inside))
+		while (atomic_load(&table[i].nr_inside))
 			sched_yield();
 		destroy(inthread);
 		return;

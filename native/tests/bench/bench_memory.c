@@ -8,8 +8,9 @@
  *                [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
  *                [cpu=N] the touching threads' CPU
- *     ours:      [serve=message|in-thread] [fault_threads=N] [restore=auto|page|range]
- *     ours, bare: [fault_cpus=MASK] [spin_us=N]
+ *     ours:      [fault_threads=N] [restore=auto|page|range]
+ *     ours, bare: [serve=message|in-thread] [fault_cpus=MASK] [spin_us=N]
+ *     bare:      [codec=none] a page that needs no codec
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
 #include "way_bare.h"
@@ -39,11 +40,10 @@ static void run(const struct measure_args *args, const struct way *way, struct m
 	uint32_t *order = order_create(arg_text(args, "pattern", "random"), memory->nr_pages,
 				       arg_number(args, "seed", 1) * 2 + 1);
 	uint32_t *ns = malloc(memory->nr_pages * sizeof(*ns));
-	uint64_t hash = memory_hash(memory);
-
 	CHECK(ns != NULL);
 	memset(ns, 0, memory->nr_pages * sizeof(*ns));
 	way->open(args, memory);
+	uint64_t hash = memory_hash(memory);
 	struct span evict = span_begin();
 	way->leave();
 	evict = span_end(evict);

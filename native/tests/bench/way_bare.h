@@ -3,13 +3,17 @@
  * way_bare.h — the limit: the same codec calls, the same ioctls, the same reads, and nothing of
  * ours around them.  Leaving: threads that compress range after range.  Coming back (ranges of a
  * page only): one handler that polls, reads the message, reads the frame from memory or by one
- * O_DIRECT pread, decompresses and calls UFFDIO_COPY; on a CPU and with polling as it is told. */
+ * O_DIRECT pread, decompresses and calls UFFDIO_COPY; on a CPU and with polling as it is told.  Or,
+ * with serve=in-thread, a SIGBUS handler that does the same without poll and message.  codec=none:
+ * memory of one page over and over, which needs no decompressing; what is left is the signal or
+ * the message, the ioctl and the way back. */
 #ifndef TS_TESTS_WAY_BARE_H
 #define TS_TESTS_WAY_BARE_H
 
 #include <lz4.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -28,7 +32,7 @@ struct bare_frame {
 static struct {
 	struct memory *memory;
 	uint64_t range_bytes, nr_ranges;
-	bool is_zstd;
+	bool is_zstd, is_none, is_in_thread;
 	int level;                     /* zstd's */
 	unsigned nr_threads;
 	struct bare_frame *frames;
@@ -39,6 +43,7 @@ static struct {
 	int cpu;                       /* of the handler; -1: any */
 	uint64_t spin_us;
 	pthread_t handler;
+	_Alignas(MEASURE_PAGE) unsigned char first[MEASURE_PAGE];  /* the first page */
 } bare;
 
 /* ---- Leaving ------------------------------------------------------------------------------ */
@@ -86,6 +91,8 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.range_bytes = arg_number(args, "range", MEASURE_PAGE);
 	bare.nr_ranges = memory_bytes(memory) / bare.range_bytes;
 	bare.is_zstd = arg_is(args, "codec", "zstd");
+	bare.is_none = arg_is(args, "codec", "none");
+	bare.is_in_thread = arg_is(args, "serve", "in-thread");
 	bare.level = (int)arg_number(args, "level", 3); /* as ours by default */
 	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
 					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
@@ -94,6 +101,8 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.path = arg_is(args, "store", "file") ? arg_text(args, "path", NULL) : NULL;
 	bare.frames = calloc(bare.nr_ranges, sizeof(*bare.frames));
 	CHECK(bare.frames != NULL && bare.nr_threads <= BARE_THREADS_MAX);
+	for (uint64_t i = 1; bare.is_none && i < memory->nr_pages; i++)
+		memcpy(memory->mem + i * MEASURE_PAGE, memory->mem, MEASURE_PAGE);
 	for (unsigned i = 0; i < bare.nr_threads; i++) {
 		bare.out[i] = mmap(NULL, out_bytes, PROT_READ | PROT_WRITE,
 				   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -118,10 +127,8 @@ static void bare_leave(void)
 
 /* ---- Coming back -------------------------------------------------------------------------- */
 
-static void bare_serve(const struct uffd_msg *msg, unsigned char *block, unsigned char *raw)
+static void bare_decode(uint64_t page, unsigned char *block, unsigned char *raw)
 {
-	uint64_t addr = msg->arg.pagefault.address & ~(uint64_t)(MEASURE_PAGE - 1);
-	uint64_t page = (addr - (uintptr_t)bare.memory->mem) / MEASURE_PAGE;
 	const struct bare_frame *frame = &bare.frames[page];
 	const unsigned char *from = bare.path ? block : bare.out[frame->thread] + frame->at;
 
@@ -135,6 +142,13 @@ static void bare_serve(const struct uffd_msg *msg, unsigned char *block, unsigne
 	else
 		CHECK_EQ(LZ4_decompress_safe((const char *)from, (char *)raw, (int)frame->len,
 					     MEASURE_PAGE), MEASURE_PAGE);
+}
+
+static void bare_serve(uint64_t addr, unsigned char *block, unsigned char *raw)
+{
+	addr &= ~(uint64_t)(MEASURE_PAGE - 1);
+	if (!bare.is_none)
+		bare_decode((addr - (uintptr_t)bare.memory->mem) / MEASURE_PAGE, block, raw);
 	struct uffdio_copy copy = { .dst = addr, .src = (uintptr_t)raw, .len = MEASURE_PAGE };
 	CHECK_EQ(ioctl(bare.uffd, UFFDIO_COPY, &copy), 0);
 }
@@ -157,15 +171,26 @@ static void *bare_handler(void *arg)
 
 	(void)arg;
 	CHECK(buf != NULL);
+	memcpy(buf + MEASURE_PAGE, bare.first, MEASURE_PAGE);
 	pin_to(bare.cpu);
 	while (bare_poll(fds, 2) >= 0 && !fds[1].revents) {
 		struct uffd_msg msg;
 
 		while (read(bare.uffd, &msg, sizeof(msg)) == sizeof(msg))
-			bare_serve(&msg, buf, buf + MEASURE_PAGE);
+			bare_serve(msg.arg.pagefault.address, buf, buf + MEASURE_PAGE);
 	}
 	free(buf);
 	return NULL;
+}
+
+/* For one thread that touches: these are its buffers. */
+static void bare_on_sigbus(int signal, siginfo_t *info, void *context)
+{
+	static _Alignas(MEASURE_PAGE) unsigned char block[MEASURE_PAGE];
+
+	(void)signal;
+	(void)context;
+	bare_serve((uintptr_t)info->si_addr, block, bare.first);
 }
 
 /* Every frame at its page's place in a file, so that a fault is one aligned read. */
@@ -192,7 +217,10 @@ static void bare_write_file(void)
 
 static void bare_settle(void)
 {
-	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_api api = { .api = UFFD_API,
+				  .features = bare.is_in_thread ? UFFD_FEATURE_SIGBUS : 0 };
+	struct sigaction action = { .sa_sigaction = bare_on_sigbus,
+				    .sa_flags = SA_SIGINFO | SA_ONSTACK };
 	struct uffdio_register reg = {
 		.range = { (uintptr_t)bare.memory->mem, memory_bytes(bare.memory) },
 		.mode = UFFDIO_REGISTER_MODE_MISSING,
@@ -202,6 +230,7 @@ static void bare_settle(void)
 		return;
 	if (bare.path)
 		bare_write_file();
+	memcpy(bare.first, bare.memory->mem, MEASURE_PAGE);
 	if (bare.memory->memfd >= 0)
 		CHECK_EQ(fallocate(bare.memory->memfd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 				   0, (off_t)memory_bytes(bare.memory)), 0);
@@ -212,7 +241,10 @@ static void bare_settle(void)
 	CHECK_EQ(ioctl(bare.uffd, UFFDIO_API, &api), 0);
 	CHECK_EQ(ioctl(bare.uffd, UFFDIO_REGISTER, &reg), 0);
 	CHECK_EQ(pipe2(bare.stop, O_CLOEXEC), 0);
-	CHECK_EQ(pthread_create(&bare.handler, NULL, bare_handler, NULL), 0);
+	if (bare.is_in_thread)
+		CHECK_EQ(sigaction(SIGBUS, &action, NULL), 0);
+	else
+		CHECK_EQ(pthread_create(&bare.handler, NULL, bare_handler, NULL), 0);
 }
 
 static void bare_report(void)
@@ -225,7 +257,8 @@ static void bare_close(void)
 	if (bare.range_bytes != MEASURE_PAGE)
 		return;
 	CHECK_EQ(write(bare.stop[1], "x", 1), 1);
-	CHECK_EQ(pthread_join(bare.handler, NULL), 0);
+	if (!bare.is_in_thread)
+		CHECK_EQ(pthread_join(bare.handler, NULL), 0);
 	CHECK_EQ(close(bare.uffd), 0);
 	if (bare.path)
 		CHECK_EQ(close(bare.fd), 0);

@@ -92,8 +92,11 @@ static void *volatile chained_addr;
 
 static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
-	(void)signal;
+	sigset_t now;
+
 	(void)context;
+	CHECK_EQ(pthread_sigmask(SIG_BLOCK, NULL, &now), 0);
+	CHECK_EQ(sigismember(&now, signal), 1);
 	nr_chained++;
 	chained_addr = info->si_addr;
 	siglongjmp(escape, 1);
