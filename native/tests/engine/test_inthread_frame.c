@@ -27,7 +27,9 @@ static void begin(struct guest *guest, const char *wrap)
 	CHECK_EQ(guest_add_tier(guest, "warm", "ram", NULL, 64 << 20, TS_CODEC_LZ4, 4096, wrap),
 		 0);
 	CHECK_EQ(ts_engine_start(guest->engine), 0);
-	guest_attach(guest, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD });
+	/* Nobody brings pages back before they are asked for. */
+	guest_attach(guest, (struct ts_region_options){ .serve = TS_SERVE_IN_THREAD,
+							.restore = TS_RESTORE_PAGE });
 }
 
 static void evict_all(struct guest *guest)
@@ -189,7 +191,7 @@ static void registers(void)
 		touch_all(&guest);
 		guest_check_all(&guest);
 	}
-	CHECK(guest_stats(&guest)->nr_faults > NR);
+	CHECK(guest_stats(&guest)->nr_faults >= NR);
 	guest_close(&guest);
 }
 
