@@ -61,7 +61,7 @@ struct ts_fault_server {
 	struct ts_engine *engine;
 	struct ts_crew crew;
 	atomic_bool is_stopping;
-	_Atomic(struct ts_region *) leaving;
+	_Atomic(struct ts_region *) leaving; /* nobody reads its events, or waits for an answer */
 	struct ts_ahead ahead;
 	/* Guards shards[], nr_shards.  Taken by a fault thread only when the generation has
 	 * changed. */
@@ -93,7 +93,7 @@ static unsigned nr_pending_of(const struct fault_thread *thread, const struct ts
 
 static void push_pending(struct fault_thread *thread, struct ts_later later)
 {
-	if (atomic_load_explicit(&later.shard->region->is_dropped, memory_order_relaxed))
+	if (later.shard->region->is_dropped || later.shard->region == thread->server->leaving)
 		return;
 	/* No room: forget the message.  Its sender sleeps on, and is woken, to fault again, as
 	 * soon as there is room (wake_forgotten).  Not reading any more would be worse: what all

@@ -16,8 +16,8 @@
  *   release         MADV_DONTNEED of the       PUNCH_HOLE, un-guard,      windows: SET_MODE(sync),
  *                   segment                    wake                       last look, PUNCH_HOLE,
  *                                                                         SET_MODE(async), wake
- *   give back       UFFDIO_COPY from the       un-guard                   nothing to do
- *                   segment
+ *   give back       UFFDIO_MOVE from the       un-guard                   nothing to do
+ *                   segment, or COPY
  *
  * A memfd of huge pages (hugetlb.c) is as the last one, a whole huge page at a time.
  */

@@ -2,13 +2,15 @@
  *
  * test_answers.c — answers of the kernel that say less than they seem to: that nothing is mapped
  * there (ENOENT), of what is being moved this moment; that a page is there already (EEXIST), of a
- * page table that comes or goes.  Neither costs a page.
+ * page table that comes or goes; that an event is queued (EAGAIN), which nobody will read any more.
+ * None costs a page, or a thread.
  *
  * Since Linux 6.10 UFFDIO_COPY and its like look whether an event is queued, then for the mapping,
  * then for events again: what is moved between the first two looks is not there.  That can't be hit
  * at will, so the answer is injected while an event is queued.
  */
 #include <errno.h>
+#include <time.h>
 
 #include "guest.h"
 #include "os/uffd.h"
@@ -195,6 +197,56 @@ static void said_to_be_there_when_given_back(void)
 	close_scene(&scene);
 }
 
+static void *touch_hole(void *arg)
+{
+	struct scene *scene = arg;
+
+	CHECK(guest_is_right(&scene->guest, TEXT_PAGE, GUEST_ZEROED));
+	return NULL;
+}
+
+static void *detach(void *arg)
+{
+	struct scene *scene = arg;
+
+	CHECK_EQ(ts_region_detach(scene->guest.region), 0);
+	scene->guest.region = NULL;
+	return NULL;
+}
+
+static bool is_back(pthread_t thread)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += WAIT_MS / 4000;
+	return !pthread_timedjoin_np(thread, NULL, &until);
+}
+
+/* A fault that waits for an event, and a detach after which nobody reads events: the fault needs no
+ * answer any more, for the memory is nobody's but the guest's. */
+static void detached_before_an_event_is_read(void)
+{
+	struct scene scene;
+
+	open_scene(&scene);
+	/* Nothing is away, so that detach asks the kernel for nothing. */
+	guest_check_all(&scene.guest);
+	CHECK_EQ(madvise(scene.guest.mem + TEXT_PAGE * GUEST_PAGE, GUEST_PAGE, MADV_DONTNEED), 0);
+	atomic_store(&scene.guest.versions[TEXT_PAGE], GUEST_ZEROED);
+	ts_hook_inject(UINT64_C(1) << TS_SITE_IOCTL_ZEROPAGE | UINT64_C(1) << TS_SITE_IOCTL_COPY, 1,
+		       EAGAIN, 1);
+	start(&scene, &scene.toucher, touch_hole);
+	for (uint64_t nr_failed = 0; nr_failed < 2; ts_hook_inject_count(&nr_failed))
+		usleep(1000);
+	start(&scene, &scene.worker, detach);
+	CHECK(is_back(scene.worker));
+	CHECK(is_back(scene.toucher));
+	ts_hook_inject(0, 0, 0, 0);
+	guest_close(&scene.guest);
+}
+
 CHECK_MAIN({ "moved_before_an_install", moved_before_an_install },
 	   { "moved_before_it_is_given_back", moved_before_it_is_given_back },
-	   { "said_to_be_there_when_given_back", said_to_be_there_when_given_back })
+	   { "said_to_be_there_when_given_back", said_to_be_there_when_given_back },
+	   { "detached_before_an_event_is_read", detached_before_an_event_is_read })
