@@ -28,8 +28,10 @@ static long scan_once(int fd, struct pm_scan_arg *arg)
 	return nr_runs < 0 ? -errno : nr_runs;
 }
 
-int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_scan_filter *filter,
-		    ts_scan_fn fn, void *user)
+/* Inline, for where touches are spread each page is a run. */
+static inline __attribute__((always_inline)) int
+scan_runs(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_scan_filter *filter,
+	  ts_scan_fn fn, void *user)
 {
 	struct page_region runs[RUNS_MAX];
 	struct pm_scan_arg arg = {
@@ -56,6 +58,46 @@ int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_s
 		arg.start = arg.walk_end;
 	}
 	return 0;
+}
+
+int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_scan_filter *filter,
+		    ts_scan_fn fn, void *user)
+{
+	return scan_runs(fd, addr, len_bytes, filter, fn, user);
+}
+
+struct bits {
+	uint64_t addr;     /* of bit 0 */
+	uint64_t *bitmap;
+};
+
+static inline __attribute__((always_inline)) void note_bits(void *user, uint64_t addr,
+							    uint64_t len_bytes)
+{
+	struct bits *bits = user;
+	uint64_t *bitmap = bits->bitmap;
+	uint64_t bit = (addr - bits->addr) >> 12, end = bit + (len_bytes >> 12);
+
+	if (end == bit + 1) {
+		bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
+		return;
+	}
+	while (bit < end && bit % 64) {
+		bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
+		bit++;
+	}
+	for (; bit + 64 <= end; bit += 64)
+		bitmap[bit / 64] = ~UINT64_C(0);
+	for (; bit < end; bit++)
+		bitmap[bit / 64] |= UINT64_C(1) << (bit % 64);
+}
+
+int ts_pagemap_scan_bits(int fd, uint64_t addr, uint64_t len_bytes,
+			 const struct ts_scan_filter *filter, uint64_t *bitmap)
+{
+	struct bits bits = { addr, bitmap };
+
+	return scan_runs(fd, addr, len_bytes, filter, note_bits, &bits);
 }
 
 /* The list of runs is not wanted but asked for: without one the kernel takes a short cut that looks

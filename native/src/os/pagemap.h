@@ -22,6 +22,10 @@ int ts_pagemap_open(void);
 int ts_pagemap_scan(int fd, uint64_t addr, uint64_t len_bytes, const struct ts_scan_filter *filter,
 		    ts_scan_fn fn, void *user);
 
+/* The same, and sets the bit of each page that is reported; bit 0 is the page at addr. */
+int ts_pagemap_scan_bits(int fd, uint64_t addr, uint64_t len_bytes,
+			 const struct ts_scan_filter *filter, uint64_t *bitmap);
+
 /* Does the page table have something for this page: a page, or one that was swapped out?  A marker
  * or a hole is nothing.  False, too, if that can't be found out. */
 bool ts_pagemap_is_filled(int fd, uint64_t addr);

@@ -21,7 +21,8 @@ int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t n
 	region->heat = ts_sys_alloc_pages((size_t)nr_pages_max * sizeof(ts_heat));
 	region->lately = ts_sys_alloc_pages(sizeof(*region->lately));
 	if (!region->words || !region->heat || !region->lately ||
-	    ts_kept_init(&region->kept, nr_pages_max, secret)) {
+	    ts_kept_init(&region->kept, nr_pages_max, secret) ||
+	    ts_blocks_init(&region->blocks, nr_pages_max)) {
 		ts_region_pages_finish(region);
 		return -ENOMEM;
 	}
@@ -42,6 +43,7 @@ void ts_region_pages_finish(struct ts_region *region)
 	ts_sys_free_pages((void *)region->heat, (size_t)region->nr_pages_max * sizeof(ts_heat));
 	ts_sys_free_pages(region->lately, sizeof(*region->lately));
 	ts_kept_finish(&region->kept);
+	ts_blocks_finish(&region->blocks);
 	region->lately = NULL;
 	region->words = NULL;
 	region->heat = NULL;
@@ -84,7 +86,7 @@ uint64_t ts_region_pages_bytes(const struct ts_region *region)
 
 	return words_bytes + ts_sys_resident_bytes((const void *)region->heat, heat_bytes) +
 	       ts_sys_resident_bytes(region->lately, sizeof(*region->lately)) +
-	       ts_kept_bytes(&region->kept);
+	       ts_kept_bytes(&region->kept) + ts_blocks_bytes(&region->blocks);
 }
 
 /* Not if a page of them has come back before: that decides where it goes next time.  Racy on

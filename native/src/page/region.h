@@ -17,6 +17,7 @@
 #include <tierstore/tierstore.h>
 
 #include "os/mapfile.h"
+#include "page/blocks.h"
 #include "page/gate.h"
 #include "page/heat.h"
 #include "page/kept.h"
@@ -128,6 +129,7 @@ struct ts_region {
 	uint32_t nr_resumed;     /* pages that an earlier process has served */
 	ts_heat *heat;           /* [nr_pages] */
 	struct ts_kept kept;
+	struct ts_blocks blocks;
 	struct ts_region_counters counters;
 	struct ts_lately *lately;
 
@@ -189,8 +191,8 @@ int ts_region_backing(const struct ts_region *region, uint32_t page, uint64_t *o
 void ts_region_add_backing(struct ts_region *region, uint32_t first_page, uint32_t nr_pages, int fd,
 			   uint64_t offset);
 
-/* Words, heat, kept: allocates them for nr_pages_max; all pages start as ZERO.  Words that are
- * there already (in region->state) are taken as they are. */
+/* Words, heat, kept, blocks: allocates them for nr_pages_max; all pages start as ZERO.  Words that
+ * are there already (in region->state) are taken as they are. */
 int ts_region_pages_init(struct ts_region *region, uint32_t nr_pages, uint32_t nr_pages_max,
 			 uint64_t secret);
 void ts_region_pages_finish(struct ts_region *region);

@@ -108,12 +108,35 @@ static inline bool ts_word_edge_is_legal(ts_word from, ts_word to)
 	return ts_word_edges[ts_word_state(from)] & (1u << ts_word_state(to));
 }
 
+/* How often the 64 words in a row that this is one of have changed, for who remembers what he read
+ * (blocks.h).  Found by the address, since those who change words do not know their region; words
+ * of regions that have more than 16 GiB together may share a counter, and are read once too often.
+ * The counters of 512 pages fill a cache line, so that evict threads at neighbouring chunks do not
+ * share one. */
+enum { TS_WORD_BLOCK = 64, TS_WORD_COUNTERS = 1 << 16 };
+extern _Atomic uint64_t ts_word_counters[TS_WORD_COUNTERS];
+
+static inline _Atomic uint64_t *ts_word_counter(const ts_word_slot *slot)
+{
+	return &ts_word_counters[(uintptr_t)slot / (TS_WORD_BLOCK * sizeof(*slot)) %
+				 TS_WORD_COUNTERS];
+}
+
+/* Counted once it has happened: who reads the counter first can't miss it for good. */
+static inline void ts_word_count(const ts_word_slot *slot)
+{
+	atomic_fetch_add_explicit(ts_word_counter(slot), 1, memory_order_release);
+}
+
 /* The only way a word changes.  On failure *expected holds what is there now. */
 static inline bool ts_word_swap(ts_word_slot *slot, ts_word *expected, ts_word desired)
 {
 	TS_ASSERT(ts_word_edge_is_legal(*expected, desired));
-	return atomic_compare_exchange_strong_explicit(slot, expected, desired,
-						       memory_order_acq_rel, memory_order_acquire);
+	if (!atomic_compare_exchange_strong_explicit(slot, expected, desired,
+						     memory_order_acq_rel, memory_order_acquire))
+		return false;
+	ts_word_count(slot);
+	return true;
 }
 
 /* The end of COMING, by its owner: nobody else may have changed the word, except to set REMOVED.
@@ -132,6 +155,7 @@ static inline ts_word ts_word_finish(ts_word_slot *slot, ts_word desired)
 		    (ts_word_is(to, TS_RESIDENT) || ts_word_is(to, TS_ZERO)))
 			to = ts_word_make(TS_ZERO, 0, 0);
 	} while (!atomic_compare_exchange_weak(slot, &before, to));
+	ts_word_count(slot);
 	return before;
 }
 

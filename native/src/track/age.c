@@ -3,9 +3,10 @@
  * age.c — a scan's result for each page (age.h).
  *
  * A scan asks the kernel for 4 to 5 ns a page, so what is done here for each page counts: 64 pages
- * at a time where the CPU has AVX2 (block.h), else four, their words in two 64-bit loads and their
- * heat in one, as long as they are what nearly all are: resident, or not touched.  The rest one by
- * one.  Each of these accesses is as relaxed and racy as heat.h says; the words are only looked at.
+ * at a time where the CPU has AVX2 (block.h), else four, their heat in one 64-bit load, as long as
+ * they are what nearly all are: resident, or not touched.  The rest one by one.  Each of these
+ * accesses is as relaxed and racy as heat.h says; the words are only looked at, and only where one
+ * of 64 has changed since the last scan (page/blocks.h).
  */
 #include "track/age.h"
 
@@ -13,7 +14,7 @@
 
 enum {
 	LANES = 4,   /* pages whose heat fits 64 bits */
-	BLOCK = 64,  /* pages of one word of a bitmap */
+	BLOCK = TS_WORD_BLOCK,  /* pages of one word of a bitmap */
 };
 
 static_assert(sizeof(ts_heat) * LANES == 8 && sizeof(ts_word_slot) * 2 == 8, "lanes of 64 bits");
@@ -69,17 +70,43 @@ static void age_page(struct ts_region *region, uint32_t page, bool is_touched,
 	count_page(ages, heat, is_touched);
 }
 
-static bool is_resident_low(uint64_t words) { return !(words & 7); }
-static bool is_resident_high(uint64_t words) { return !(words >> 32 & 7); }
-
-/* Which of the four pages are resident, as bits. */
-static unsigned resident_lanes(struct ts_region *region, uint32_t page)
+/* Which of the 64 pages are resident. */
+static uint64_t read_resident(struct ts_region *region, uint32_t page, bool *is_plain_out)
 {
-	uint64_t first = ts_region_word_pair(region, page);
-	uint64_t second = ts_region_word_pair(region, page + 2);
+	uint64_t resident = 0, flags = 0;
 
-	return (unsigned)is_resident_low(first) | (unsigned)is_resident_high(first) << 1 |
-	       (unsigned)is_resident_low(second) << 2 | (unsigned)is_resident_high(second) << 3;
+	if (TS_BLOCK_HAS_AVX2())
+		return ts_block_resident_avx2(region, page, is_plain_out);
+	for (unsigned i = 0; i < BLOCK; i++) {
+		ts_word word = atomic_load_explicit(&region->words[page + i],
+						    memory_order_relaxed);
+		bool is_resident = ts_word_is(word, TS_RESIDENT);
+
+		resident |= (uint64_t)is_resident << i;
+		flags |= is_resident ? 0 : word;
+	}
+	*is_plain_out = !(flags & (1 | TS_WORD_RELEASING));
+	return resident;
+}
+
+/* The same, from what the last scan has written down if none of the words has changed. */
+static uint64_t resident_pages(struct ts_region *region, uint32_t page,
+			       const struct ts_ages *ages)
+{
+	struct ts_blocks *blocks = &region->blocks;
+	uint64_t stamp = ts_block_stamp(&region->words[page]);
+	uint32_t block = page / BLOCK;
+	bool is_plain;
+
+	if (!ages->has_blocks || page % BLOCK)
+		return read_resident(region, page, &is_plain);
+	if (ts_block_flags(blocks, block, stamp))
+		return blocks->resident[block];
+	blocks->resident[block] = read_resident(region, page, &is_plain);
+	atomic_store_explicit(&blocks->seen[block],
+			      stamp | TS_BLOCK_KNOWN | (is_plain ? TS_BLOCK_PLAIN : 0),
+			      memory_order_relaxed);
+	return blocks->resident[block];
 }
 
 /* Four pages, of which `resident` are that; false if some are guarded. */
@@ -103,11 +130,9 @@ static inline bool age_lanes(struct ts_region *region, uint32_t page, unsigned r
 }
 
 /* Four pages of any kind. */
-static void age_group(struct ts_region *region, uint32_t page, unsigned touched,
-		      struct ts_ages *ages)
+static void age_group(struct ts_region *region, uint32_t page, unsigned resident,
+		      unsigned touched, struct ts_ages *ages)
 {
-	unsigned resident = resident_lanes(region, page);
-
 	if (!(touched | resident) ||
 	    (!(touched & ~resident) && age_lanes(region, page, resident, touched, ages)))
 		return;
@@ -115,25 +140,15 @@ static void age_group(struct ts_region *region, uint32_t page, unsigned touched,
 		age_page(region, page + i, touched >> i & 1, ages);
 }
 
-static bool is_all_resident(struct ts_region *region, uint32_t page)
-{
-	uint64_t states = 0;
-
-	for (unsigned i = 0; i < BLOCK; i += 2)
-		states |= ts_region_word_pair(region, page + i);
-	return is_resident_low(states) && is_resident_high(states);
-}
-
 static void age_block(struct ts_region *region, uint32_t page, uint64_t touched,
 		      struct ts_ages *ages)
 {
-	if (TS_BLOCK_HAS_AVX2() && ts_block_age_avx2(region, page, touched, ages))
-		return;
-	bool is_all = is_all_resident(region, page);
+	uint64_t resident = resident_pages(region, page, ages);
 
-	for (unsigned i = 0; i < BLOCK; i += LANES, touched >>= LANES)
-		if (!is_all || !age_lanes(region, page + i, 15, touched & 15, ages))
-			age_group(region, page + i, touched & 15, ages);
+	if (TS_BLOCK_HAS_AVX2() && ts_block_age_avx2(region, page, resident, touched, ages))
+		return;
+	for (unsigned i = 0; i < BLOCK; i += LANES, touched >>= LANES, resident >>= LANES)
+		age_group(region, page + i, resident & 15, touched & 15, ages);
 }
 
 void ts_age_pages(struct ts_region *region, uint32_t first_page, uint32_t nr_pages,

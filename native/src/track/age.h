@@ -10,6 +10,7 @@
 struct ts_ages {
 	uint32_t nr[4][256];
 	uint32_t nr_guarded, nr_guarded_touched;  /* not in nr[] */
+	bool has_blocks;                          /* region->blocks is taken */
 };
 
 /* Ages nr_pages pages from first_page on; bit 0 of touched[0] is the first. */

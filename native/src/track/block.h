@@ -14,10 +14,14 @@
 #define TS_BLOCK_HAS_AVX2() false
 #endif
 
-/* Ages the 64 pages from `page` on; bit 0 of `touched` is the first.  False: nothing was done, for
- * some are guarded, or touched and not resident. */
-bool ts_block_age_avx2(struct ts_region *region, uint32_t page, uint64_t touched,
-		       struct ts_ages *ages);
+/* Which of the 64 pages from `page` on are RESIDENT; in *is_plain_out, whether the block is what
+ * page/blocks.h calls plain. */
+uint64_t ts_block_resident_avx2(struct ts_region *region, uint32_t page, bool *is_plain_out);
+
+/* Ages the 64 pages from `page` on, of which `resident` are that; bit 0 is the first.  False:
+ * nothing was done, for some are guarded, or touched and not resident. */
+bool ts_block_age_avx2(struct ts_region *region, uint32_t page, uint64_t resident,
+		       uint64_t touched, struct ts_ages *ages);
 
 /* Is one of the 64 pages from `page` on GONE? */
 bool ts_block_has_gone_avx2(struct ts_region *region, uint32_t page);

@@ -12,19 +12,27 @@
 
 enum { YOUNG_MAX = 8 };
 
-/* Bit i: page i of the 64 is resident. */
-static uint64_t resident_bits(const __m256i *words)
+/* LEAVING, COMING and GONE are the odd states; and RELEASING is a flag of others than RESIDENT. */
+static_assert(TS_LEAVING & TS_COMING & TS_GONE & 1 && !((TS_RESIDENT | TS_AWAY | TS_ZERO) & 1),
+	      "states of pages in somebody's hands");
+
+uint64_t ts_block_resident_avx2(struct ts_region *region, uint32_t page, bool *is_plain_out)
 {
-	const __m256i state = _mm256_set1_epi32(7);
+	const __m256i *words = (const __m256i *)(const void *)&region->words[page];
+	const __m256i state = _mm256_set1_epi32(7), not_plain = _mm256_set1_epi32(1 |
+									TS_WORD_RELEASING);
+	__m256i flags = _mm256_setzero_si256();
 	uint64_t bits = 0;
 
 	for (unsigned i = 0; i < 8; i++) {
-		__m256i is_zero = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_loadu_si256(&words[i]),
-								      state),
+		__m256i word = _mm256_loadu_si256(&words[i]);
+		__m256i is_zero = _mm256_cmpeq_epi32(_mm256_and_si256(word, state),
 						     _mm256_setzero_si256());
+		flags = _mm256_or_si256(flags, _mm256_andnot_si256(is_zero, word));
 		bits |= (uint64_t)(unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(is_zero))
 			<< 8 * i;
 	}
+	*is_plain_out = _mm256_testz_si256(flags, not_plain);
 	return bits;
 }
 
@@ -77,10 +85,9 @@ static void count(const __m256i *heat, uint64_t pages, struct ts_ages *ages)
 	}
 }
 
-bool ts_block_age_avx2(struct ts_region *region, uint32_t page, uint64_t touched,
-		       struct ts_ages *ages)
+bool ts_block_age_avx2(struct ts_region *region, uint32_t page, uint64_t resident,
+		       uint64_t touched, struct ts_ages *ages)
 {
-	uint64_t resident = resident_bits((const __m256i *)(const void *)&region->words[page]);
 	__m256i *slots = (__m256i *)(void *)&region->heat[page], heat[4], guards;
 
 	if (touched & ~resident)

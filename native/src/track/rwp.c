@@ -24,7 +24,6 @@
 #include "os/pagemap.h"
 #include "os/sys.h"
 #include "os/uffd.h"
-#include "track/touched.h"
 #include "track/track.h"
 
 /* 8 MiB, should all of them be there after all: 140 us. */
@@ -45,11 +44,10 @@ static int touched(struct ts_region *region, const struct ts_extent *extent, uin
 		.inverted = PAGE_IS_GUARD,
 		.anyof = PAGE_IS_ACCESSED | PAGE_IS_PFNZERO,
 	};
-	struct ts_touched touched = { extent->addr, bitmap };
 
-	return ts_pagemap_scan(region->pagemap_fd, extent->addr,
-			       (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &accessed,
-			       ts_touched_note, &touched);
+	return ts_pagemap_scan_bits(region->pagemap_fd, extent->addr,
+				    (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &accessed,
+				    bitmap);
 }
 
 const struct ts_tracker_ops ts_tracker_rwp_ops = {

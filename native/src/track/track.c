@@ -137,7 +137,7 @@ static bool may_deactivate(const struct ts_region *region, ts_word word)
 /* GONE is the one state with both outer bits; nobody changes it. */
 static_assert((TS_GONE & 5) == 5 && TS_STATE_COUNT == 6, "one state has bits 0 and 2");
 
-enum { BLOCK = 64 };
+enum { BLOCK = TS_WORD_BLOCK };
 
 static bool block_has_gone(struct ts_region *region, uint32_t page)
 {
@@ -150,18 +150,33 @@ static bool block_has_gone(struct ts_region *region, uint32_t page)
 	return gone & UINT64_C(0x0000000100000001);
 }
 
+/* Are all of the 64 pages from `page` on known to be ours to deactivate?  What claims pages counts
+ * that before it closes the gate, which is held (memory/memfd_rwp.c). */
+static bool block_is_allowed(struct ts_region *region, uint32_t page)
+{
+	if (page % BLOCK == 0 &&
+	    (ts_block_flags(&region->blocks, page / BLOCK, ts_block_stamp(&region->words[page])) &
+	     TS_BLOCK_PLAIN))
+		return true;
+	if (page % 2 || region->tracker->is_proof)
+		return false;
+	return TS_BLOCK_HAS_AVX2() ? !ts_block_has_gone_avx2(region, page) :
+	       !block_has_gone(region, page);
+}
+
 /* How many pages from `page` on, of at most nr_max, are ours to deactivate. */
 static uint32_t pages_allowed(struct ts_region *region, uint32_t page, uint32_t nr_max)
 {
-	bool has_avx2 = TS_BLOCK_HAS_AVX2(), is_proof = region->tracker->is_proof;
 	uint32_t n = 0;
 
-	for (; !is_proof && page % 2 == 0 && nr_max - n >= BLOCK; n += BLOCK)
-		if (has_avx2 ? ts_block_has_gone_avx2(region, page + n) :
-			       block_has_gone(region, page + n))
+	while (n < nr_max) {
+		if (nr_max - n >= BLOCK && block_is_allowed(region, page + n))
+			n += BLOCK;
+		else if (may_deactivate(region, ts_word_load(&region->words[page + n])))
+			n++;
+		else
 			break;
-	while (n < nr_max && may_deactivate(region, ts_word_load(&region->words[page + n])))
-		n++;
+	}
 	return n;
 }
 
@@ -253,20 +268,30 @@ static int scan_extent(struct ts_region *region, const struct ts_extent *extent,
 	return 0;
 }
 
-int ts_track_scan(struct ts_region *region, struct ts_scan_result *result)
+static int scan_shard(struct ts_region *region, struct ts_shard *shard, struct ts_ages *ages)
 {
 	struct ts_extent extents[TS_EXTENT_MAX];
-	struct ts_ages ages = { 0 };
+	unsigned nr_extents = copy_extents(shard, extents);
+	int rc = 0;
 
-	for (unsigned s = 0; s < region->nr_shards; s++) {
-		unsigned nr_extents = copy_extents(&region->shards[s], extents);
-		for (unsigned i = 0; i < nr_extents; i++) {
-			int rc = scan_extent(region, &extents[i], &ages);
-			if (rc)
-				return ts_fail(rc, "%s: scan by %s: %s", region->name,
-					       region->tracker->name, ts_strerror(rc));
-		}
-	}
+	for (unsigned i = 0; i < nr_extents && !rc; i++)
+		rc = scan_extent(region, &extents[i], ages);
+	return rc;
+}
+
+int ts_track_scan(struct ts_region *region, struct ts_scan_result *result)
+{
+	/* A second scan at the same time reads all words. */
+	struct ts_ages ages = { .has_blocks = ts_blocks_take(&region->blocks) };
+	int rc = 0;
+
+	for (unsigned s = 0; s < region->nr_shards && !rc; s++)
+		rc = scan_shard(region, &region->shards[s], &ages);
+	if (ages.has_blocks)
+		ts_blocks_give(&region->blocks);
+	if (rc)
+		return ts_fail(rc, "%s: scan by %s: %s", region->name, region->tracker->name,
+			       ts_strerror(rc));
 	ts_ages_report(&ages, result);
 	for (unsigned age = 0; age < 64; age++)
 		atomic_store_explicit(&region->ages[age], result->nr_by_age[age],

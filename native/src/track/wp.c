@@ -12,7 +12,6 @@
  */
 #include "os/pagemap.h"
 #include "os/sys.h"
-#include "track/touched.h"
 #include "track/track.h"
 
 static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
@@ -25,11 +24,10 @@ static int touched(struct ts_region *region, const struct ts_extent *extent, uin
 	/* The shared zero page is no memory to gain: counted as touched, it never gets old. */
 	static const struct ts_scan_filter written = { .mask = PAGE_IS_PRESENT,
 						       .anyof = PAGE_IS_WRITTEN | PAGE_IS_PFNZERO };
-	struct ts_touched touched = { extent->addr, bitmap };
 
-	return ts_pagemap_scan(region->pagemap_fd, extent->addr,
-			       (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &written,
-			       ts_touched_note, &touched);
+	return ts_pagemap_scan_bits(region->pagemap_fd, extent->addr,
+				    (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &written,
+				    bitmap);
 }
 
 const struct ts_tracker_ops ts_tracker_wp_ops = {

@@ -19,7 +19,6 @@
 #include "os/pagemap.h"
 #include "os/sys.h"
 #include "os/uffd.h"
-#include "track/touched.h"
 #include "track/track.h"
 
 static void clear_marks(struct ts_region *region, uint32_t page, uint32_t nr_pages)
@@ -55,7 +54,6 @@ static int touched(struct ts_region *region, const struct ts_extent *extent, uin
 {
 	static const struct ts_scan_filter unprotected = { .mask = PAGE_IS_PRESENT,
 							   .anyof = PAGE_IS_WRITTEN };
-	struct ts_touched touched = { extent->addr, bitmap };
 
 	for (uint32_t i = 0; i < extent->nr_pages; i++) {
 		uint32_t page = extent->first_page + i;
@@ -66,9 +64,9 @@ static int touched(struct ts_region *region, const struct ts_extent *extent, uin
 	/* Marks alone are enough; the kernel may have changed its mind about us, or the process be
 	 * gone. */
 	if (region->pagemap_fd >= 0)
-		(void)ts_pagemap_scan(region->pagemap_fd, extent->addr,
-				      (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &unprotected,
-				      ts_touched_note, &touched);
+		(void)ts_pagemap_scan_bits(region->pagemap_fd, extent->addr,
+					   (uint64_t)extent->nr_pages << TS_PAGE_SHIFT,
+					   &unprotected, bitmap);
 	return 0;
 }
 

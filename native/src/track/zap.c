@@ -11,7 +11,6 @@
  */
 #include "os/pagemap.h"
 #include "os/sys.h"
-#include "track/touched.h"
 #include "track/track.h"
 
 static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
@@ -23,11 +22,10 @@ static int deactivate(struct ts_shard *shard, uint64_t addr, uint64_t len_bytes)
 static int touched(struct ts_region *region, const struct ts_extent *extent, uint64_t *bitmap)
 {
 	static const struct ts_scan_filter present = { .mask = PAGE_IS_PRESENT };
-	struct ts_touched touched = { extent->addr, bitmap };
 
-	return ts_pagemap_scan(region->pagemap_fd, extent->addr,
-			       (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &present,
-			       ts_touched_note, &touched);
+	return ts_pagemap_scan_bits(region->pagemap_fd, extent->addr,
+				    (uint64_t)extent->nr_pages << TS_PAGE_SHIFT, &present,
+				    bitmap);
 }
 
 const struct ts_tracker_ops ts_tracker_zap_ops = {
