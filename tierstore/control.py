@@ -31,6 +31,7 @@ __all__ = [
     "Publisher",
     "accepted",
     "find_publishers",
+    "is_alive",
     "peer_ids",
     "runtime_folder",
 ]
@@ -67,7 +68,8 @@ def runtime_folder(*, create: bool = False) -> Path:
     return folder
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, reaped or not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -88,7 +90,7 @@ def find_publishers() -> list[int]:
             continue
         pid = int(path.stem)
         with contextlib.suppress(FileNotFoundError):
-            if _is_alive(pid):
+            if is_alive(pid):
                 found.append((path.lstat().st_mtime, pid))
             else:
                 path.unlink()

@@ -166,6 +166,29 @@ def test_followed_programs_are_served(binary: Path, tmp_path: Path) -> None:
         end_process(program.process)
 
 
+def test_what_a_process_has_stored_goes_with_it(binary: Path, tmp_path: Path) -> None:
+    """Not only when all of them have ended."""
+    script = tmp_path / "script"
+    script.write_text(f"#!/bin/sh\n{binary}\nexec {binary}\n")
+    script.chmod(0o755)
+    program = Program(script, write_config(tmp_path), "--follow", *RULE, log=tmp_path / "log")
+    try:
+        frames = []
+        for _ in range(2):
+            program.do("map", SIZE_MIB)
+            program.do("fill", 1)
+            program.wait_away(SIZE_MIB * MIB // 2)
+            frames.append(tmp_path / f"{program.pid}.frames")
+            assert frames[-1].exists()
+            if len(frames) == 1:
+                program.do("exit")
+                program.pid = int(program.line().split()[1])
+        wait_until(lambda: not frames[0].exists(), "the first one's frames removed")
+        program.do("check")
+    finally:
+        end_process(program.process)
+
+
 def test_the_program_outlives_its_controller(program: Program) -> None:
     program.process.kill()
     program.process.wait()

@@ -21,7 +21,7 @@ from tierstore._controller import Controller
 from tierstore._native import ffi, lib
 from tierstore._tiers import read_dictionary
 from tierstore.config import Config
-from tierstore.control import Publisher, accepted, peer_ids
+from tierstore.control import Publisher, accepted, is_alive, peer_ids
 from tierstore.errors import ConfigError, TierstoreError
 from tierstore.preload.remote import RemoteEngine
 from tierstore.preload.wire import Channel, config_struct, receive, send
@@ -142,7 +142,10 @@ class Session:
 
     def forget(self) -> None:
         """The process has ended: remove its files."""
-        self._remove_paths()
+        try:
+            self._remove_paths()
+        except OSError as error:
+            self._say(logging.WARNING, f"process {self.title}: its files stay: {error}")
 
 
 class Listener:
@@ -214,12 +217,23 @@ class Listener:
             before.close()
         try:
             session.start()
+            self._sweep()
             session.listen()
         except (OSError, TierstoreError) as error:
             if not session.is_closed:
                 self._say(logging.ERROR, f"process {session.title} runs without tiers: {error}")
         finally:
             session.close()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """What a process has left in the tiers is removed when it has ended, or a little later."""
+        with self._lock:
+            ended = [s for s in self._sessions.values() if s.is_closed and not is_alive(s.pid)]
+            for session in ended:
+                del self._sessions[session.pid]
+                # Locked: another process of that number gets its files after this.
+                session.forget()
 
     def close(self) -> None:
         """Ends the listener and every session.  Idempotent."""
