@@ -41,13 +41,15 @@ LINE_BYTES_MAX = 4096
 CLIENTS_MAX = 16
 TIMEOUT_S = 10.0
 RETRY_S = 0.5
+PATH_BYTES_MAX = 88
+"""Of the folder: a socket's path has at most 107 bytes, "/run-4194304.socket" among them."""
 
 
 def runtime_folder(*, create: bool = False) -> Path:
     """This user's folder for sockets.
 
-    Raises ``HostError`` if it exists and is not this user's own, which is how others would
-    put a socket of theirs in front of us.
+    Raises ``HostError`` if its path is too long, or if it exists and is not this user's own, which
+    is how others would put a socket of theirs in front of us.
     """
     uid = os.geteuid()
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -57,6 +59,11 @@ def runtime_folder(*, create: bool = False) -> Path:
         folder = Path("/run/tierstore")
     else:
         folder = Path(f"/tmp/tierstore-{uid}")
+    if len(os.fsencode(folder)) > PATH_BYTES_MAX:
+        raise HostError(
+            f"{folder}: too long a path for sockets",
+            hint=f"set XDG_RUNTIME_DIR to one of less than {PATH_BYTES_MAX - 10} bytes",
+        )
     if create:
         folder.mkdir(mode=0o700, exist_ok=True)
     if folder.exists():

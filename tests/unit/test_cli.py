@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -254,3 +255,22 @@ def test_the_plain_line_has_it_all() -> None:
     line = plain_line(statistics(), Rates(15_000.0, 2.0, 0.0))
     for part in ("resident 1.25 MiB of 3.91 MiB", "warm", "(3.00x)", "15k faults/s", "p99.9 1.2ms"):
         assert part in line
+
+
+def test_ctrl_c_while_the_interpreter_ends_is_no_traceback() -> None:
+    code = """
+import atexit, sys, time
+import tierstore.cli
+atexit.register(lambda: (print("over", flush=True), time.sleep(60)))
+sys.argv[1:] = ["--version"]
+tierstore.cli.main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        while "over" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (-signal.SIGINT, "")

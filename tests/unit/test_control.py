@@ -111,6 +111,17 @@ def test_a_foreign_folder_is_refused(runtime: Path, tmp_path: Path) -> None:
         control.Publisher(list)
 
 
+def test_a_folder_whose_path_is_too_long_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    with pytest.raises(HostError, match="too long a path") as caught:
+        control.runtime_folder()
+    assert "XDG_RUNTIME_DIR" in caught.value.hint
+
+
 def test_more_clients_than_there_are_slots(runtime: Path) -> None:
     """Those above the bound are turned away; when one leaves, there is room again."""
     with control.Publisher(lambda: [{}]):

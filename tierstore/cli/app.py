@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -249,4 +250,8 @@ def verify(
 
 def main() -> None:
     """The entry point; ends the process with the exit code."""
-    app(prog_name="tierstore")
+    try:
+        app(prog_name="tierstore")
+    finally:
+        # All is said: Ctrl-C while the interpreter ends is no traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
