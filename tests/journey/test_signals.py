@@ -12,6 +12,39 @@ from pathlib import Path
 
 import pytest
 
+EVERY_LINE = """
+import signal, sys
+from tierstore.demo.run import Stop
+
+nth = count = 1
+while count >= nth:
+    stop, count = Stop(), 0
+    signal.signal(signal.SIGUSR1, lambda *_: stop.set("SIGUSR1"))
+
+    def trace(frame, event, argument):
+        global count
+        count += 1
+        if count == nth:
+            signal.raise_signal(signal.SIGUSR1)
+        return trace
+
+    sys.settrace(trace)
+    stop.wait(0)
+    sys.settrace(None)
+    assert stop.is_set == (count >= nth)
+    nth += 1
+print(nth)
+"""
+
+
+def test_at_any_line_of_the_wait() -> None:
+    """The handler runs on the thread that waits, and must not wait for it."""
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_LINE], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0 and int(done.stdout) > 3, done.stderr
+
+
 MOMENTS = [(signum, seed) for seed in range(4) for signum in (signal.SIGINT, signal.SIGTERM)]
 
 

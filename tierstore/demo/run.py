@@ -63,26 +63,32 @@ class Look:
 
 
 class Stop:
-    """Set from a signal handler: ends the run early, cleanly."""
+    """Set from a signal handler: ends the run early, cleanly.
+
+    No Event: it locks itself for moments, in which its own thread's handler would wait for ever.
+    """
 
     def __init__(self) -> None:
         self.reason = "time"
-        self._event = threading.Event()
+        self.is_set = False
+        """Whether the run shall end."""
+        self._end = threading.Lock()
+        self._end.acquire()
 
     def set(self, reason: str) -> None:
         """The first reason stays."""
-        if not self._event.is_set():
-            self.reason = reason
-            self._event.set()
+        if self.is_set:
+            return
+        self.is_set = True
+        self.reason = reason
+        with contextlib.suppress(RuntimeError):  # another signal came between
+            self._end.release()
 
     def wait(self, seconds: float) -> bool:
         """Whether it was set, after at most that long."""
-        return self._event.wait(max(seconds, 0))
-
-    @property
-    def is_set(self) -> bool:
-        """Whether the run shall end."""
-        return self._event.is_set()
+        if not self.is_set:
+            self._end.acquire(timeout=max(seconds, 0))
+        return self.is_set
 
 
 View = Callable[[Look], None]

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,13 +69,10 @@ def notify(state: str) -> None:
 
 
 @contextlib.contextmanager
-def _signals(manager: Manager, second: threading.Event) -> Iterator[None]:
+def _signals(manager: Manager, seen: list[int]) -> Iterator[None]:
     """The first signal stops the manager, the second one what it does to stop."""
-    seen: list[int] = []
 
     def on_signal(number: int, _frame: object) -> None:
-        if seen:
-            second.set()
         seen.append(number)
         manager.stop()
 
@@ -117,8 +113,8 @@ def _publish(manager: Manager) -> Publisher | None:
         return None
 
 
-def _drain(manager: Manager, second: threading.Event) -> list[str]:
-    """Let all VMs go; the names of those that could not be."""
+def _drain(manager: Manager, seen: list[int]) -> list[str]:
+    """Let all VMs go, until a second signal; the names of those that could not be."""
     timeout_s = manager.config.manager.drain_timeout
     vms = manager.vms()
     nr_stay = sum(vm["is_persistent"] for vm in vms)
@@ -133,7 +129,7 @@ def _drain(manager: Manager, second: threading.Event) -> list[str]:
     manager.begin_drain()
     left = manager.still_draining()
     told_s = time.monotonic()
-    while left and time.monotonic() < due_s and not second.is_set():
+    while left and time.monotonic() < due_s and len(seen) < 2:
         manager.loop.step(timeout_s=0.2)
         left = manager.still_draining()
         if left and time.monotonic() - told_s > NOTIFY_S:
@@ -158,17 +154,17 @@ def serve(config: ServeConfig) -> list[str]:
     is_served = False
     try:
         manager = Manager(config, engine)
-        second = threading.Event()
+        seen: list[int] = []
         publisher = None
         is_served = True
         try:
             # First, so that whoever sees us can end us in order.
-            with _signals(manager, second):
+            with _signals(manager, seen):
                 publisher = _publish(manager)
                 notify("READY=1\nSTATUS=Serving")
                 manager.run()
                 notify("STOPPING=1")
-                left = _drain(manager, second)
+                left = _drain(manager, seen)
         finally:
             if publisher is not None:
                 publisher.close()
