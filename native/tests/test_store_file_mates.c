@@ -103,7 +103,17 @@ static void none_that_has_gone(void)
 	end();
 }
 
-/* The stretch ends with the file, or with the buffer: then there is less of it. */
+/* A stretch that is longer than the buffer is halved until it fits. */
+static void as_much_as_the_buffer_holds(void)
+{
+	begin("long");
+	unsigned nr_in_blocks = all_with_mates();
+	ts_store_reader_around(reader, 1 << 20);
+	CHECK(all_with_mates() > 3 * nr_in_blocks);
+	end();
+}
+
+/* The stretch ends with the file: then there is less of it. */
 static void at_the_end_of_the_file(void)
 {
 	struct ts_get request;
@@ -144,5 +154,6 @@ static void who_does_not_know_says_so(void)
 
 CHECK_MAIN({ "they_are_what_a_get_would_give", they_are_what_a_get_would_give },
 	   { "none_that_has_gone", none_that_has_gone },
+	   { "as_much_as_the_buffer_holds", as_much_as_the_buffer_holds },
 	   { "at_the_end_of_the_file", at_the_end_of_the_file },
 	   { "who_does_not_know_says_so", who_does_not_know_says_so })

@@ -103,7 +103,7 @@ struct ts_file_writer {
 	uint8_t *memory;            /* TS_FILE_WRITE_DEPTH chunks */
 	uint32_t segment;           /* open, or TS_FILE_NONE */
 	uint32_t next_block;
-	uint32_t pad_units;         /* left in the last block of the last pack() */
+	uint32_t pad_units;         /* left in the last block of the last pack */
 	struct ts_file_chunk chunks[TS_FILE_WRITE_DEPTH];
 	unsigned nr_inflight;
 	/* scratch for one batch; batch_max entries each */

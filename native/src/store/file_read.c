@@ -138,22 +138,24 @@ static uint64_t blocks_of(const struct ts_file *file, const struct ts_get *reque
 	return first;
 }
 
-/* The blocks around the frame's that have room in the buffer: an aligned stretch of the file, so
- * that the frames in it have the same. */
+/* The blocks around the frame's: an aligned stretch of the file, so that the frames in it have the
+ * same; half of it, and so on, if the buffer has no room for more. */
 static void widen(const struct reader *reader, const struct ts_file *file, struct ts_get *request)
 {
 	uint32_t len_bytes, around_bytes = reader->around_bytes;
 	uint64_t first = blocks_of(file, request, &len_bytes);
 
-	if (!around_bytes)
+	for (; around_bytes > TS_FILE_BLOCK_BYTES; around_bytes /= 2) {
+		uint64_t from = first / around_bytes * around_bytes;
+		uint64_t end = first + len_bytes, to = TS_MAX(from + around_bytes, end);
+		if (to - from > request->cap_bytes)
+			continue;
+		request->store_priv[PRIV_SIZE] =
+			pack_size(nr_units_of(request),
+				  (uint32_t)(first - from) / TS_FILE_BLOCK_BYTES,
+				  (uint32_t)(to - end) / TS_FILE_BLOCK_BYTES);
 		return;
-	uint64_t from = first / around_bytes * around_bytes;
-	uint64_t end = first + len_bytes, to = TS_MAX(from + around_bytes, end);
-	if (to - from > request->cap_bytes)
-		return;
-	request->store_priv[PRIV_SIZE] =
-		pack_size(nr_units_of(request), (uint32_t)(first - from) / TS_FILE_BLOCK_BYTES,
-			  (uint32_t)(to - end) / TS_FILE_BLOCK_BYTES);
+	}
 }
 
 static int submit(struct reader *reader, struct ts_get *request, bool may_queue)
