@@ -78,6 +78,8 @@ class Trainer:
                 if dictionary is not None:
                     self._engine.set_dictionary(tier.name, dictionary)
                     logger.info("tier %s: dictionary of %d bytes", tier.name, len(dictionary))
+            except RegionGone:
+                return  # whose pages they were
             except (TierstoreError, ValueError) as error:
                 # The tier goes on without one.
                 logger.warning("tier %s: no dictionary: %s", tier.name, error)

@@ -5,13 +5,20 @@ from __future__ import annotations
 
 import random
 import sysconfig
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import zstandard
 
 from tierstore import training
+from tierstore._training import SAMPLES_MIN
+from tierstore.config import Config
+from tierstore.errors import RegionGone
 from tierstore.offline import frames
+from tierstore.preload.session import Cycle
 
 PAGE = 4096
 
@@ -110,3 +117,33 @@ def test_odd_arguments() -> None:
         training.train_dictionary([b"short"])
     with pytest.raises(ValueError, match="not whole pages"):
         training.train_dictionary([], range_bytes=5000)
+
+
+def test_a_program_that_forks_does_not_wait_for_its_dictionary(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its session ends while one is trained; what comes of that is no news."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def train(*_: Any, **__: Any) -> bytes:
+        begun.set()
+        assert goes_on.wait(60)
+        return b"too late"
+
+    def gone(*_: Any) -> int:
+        raise RegionGone("the program has gone")
+
+    monkeypatch.setattr(training, "train", train)
+    tier = {"name": "t", "store": "ram", "size": "8MiB", "codec": "zstd", "dictionary": "auto"}
+    region = SimpleNamespace(can_evict=False, sample=lambda *_, **__: [bytes(PAGE)] * SAMPLES_MIN)
+    config = Config.from_dict({"engine": {"interval": "10ms"}, "tier": [tier]})
+    engine: Any = SimpleNamespace(config=config, regions=[region], set_dictionary=gone)
+    cycle = Cycle(engine)
+    cycle.start()
+    assert begun.wait(60)
+    cycle.stop()
+    training_thread = cycle._trainer._thread
+    assert training_thread is not None and training_thread.is_alive()
+    goes_on.set()
+    training_thread.join(60)
+    assert not training_thread.is_alive() and not caplog.records

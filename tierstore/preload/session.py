@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from tierstore._controller import Controller
 from tierstore._native import ffi, lib
 from tierstore._tiers import read_dictionary
+from tierstore._training import Trainer
 from tierstore.config import Config
 from tierstore.control import Publisher, accepted, is_alive, peer_ids
 from tierstore.errors import ConfigError, TierstoreError
@@ -29,7 +30,7 @@ from tierstore.preload.wire import Channel, config_struct, receive, send
 if TYPE_CHECKING:
     from tierstore.engine import Engine
 
-__all__ = ["Listener", "Session", "config_for_process"]
+__all__ = ["Cycle", "Listener", "Session", "config_for_process"]
 
 Say = Callable[[int, str], None]
 """Gets a level of :mod:`logging` and a line; on several threads."""
@@ -48,6 +49,21 @@ def config_for_process(config: Config, pid: int) -> tuple[Config, list[Path]]:
             tier["path"] = path.replace(PLACEHOLDER, str(pid))
             own.append(Path(tier["path"]))
     return Config.from_dict(data), own
+
+
+class _Trainer(Trainer):
+    """Of a program, which may fork at any moment: its next session is answered within seconds."""
+
+    def join(self) -> None:
+        """Nobody waits for a dictionary that nobody will get."""
+
+
+class Cycle(Controller):
+    """A session's."""
+
+    def __init__(self, engine: RemoteEngine) -> None:
+        super().__init__(cast("Engine", engine))
+        self._trainer = _Trainer(cast("Engine", engine))
 
 
 class Session:
@@ -92,7 +108,7 @@ class Session:
         with self._life:
             if self.is_closed:
                 raise ConnectionAbortedError("its session has ended")
-            self._controller = Controller(cast("Engine", engine))
+            self._controller = Cycle(engine)
             self._controller.start()
             self._publish(engine)
 
