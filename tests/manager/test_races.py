@@ -93,4 +93,5 @@ def test_a_vm_that_dies_while_it_is_released_was_not_released(
         turned(manager, lambda: not any(vm.peer.is_alive for vm in manager._vms.values()))
         gate.set()
         turned(manager, lambda: not manager.still_draining())
-        assert [past["state"] for past in manager.past()] == ["ended"]
+        # Before it is gone from the list, or whoever waits for its release would take it for that.
+        assert {past["state"] for past in manager.past()} == {"ended"}

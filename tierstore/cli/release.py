@@ -47,7 +47,8 @@ def _wait(client: Client, name: str, progress: Progress | None) -> str:
             past = [p for p in answer.get("past", ()) if p["name"] == name]
             if any(p["state"] == "ended" for p in past):
                 raise UsageError(f"{name} ended before it was released")
-            return str(past[-1]["error"]) if past else ""
+            # One that ended right after is there twice.
+            return next((str(p["error"]) for p in past if p["error"]), "")
         away_bytes = report.get("away_bytes", 0) + report.get("leaving_bytes", 0)
         whole_bytes = max(whole_bytes, away_bytes)
         if progress is not None and task is not None:

@@ -277,8 +277,7 @@ class Manager:
     def _on_exit(self, vm: Vm) -> None:
         self.loop.forget(vm.peer.pidfd)
         logger.info("%s: has ended; what is stored of it is freed", vm)
-        # While it is released, that comes to an end by itself and says what became of it.
-        self._leave(vm, vm.end, is_served=vm.state == "serving")
+        self._leave(vm, vm.end)
 
     def _leave(self, vm: Vm, how: Callable[[], None], *, is_served: bool = True) -> None:
         """On a thread of its own: what takes long for one VM holds up no other."""

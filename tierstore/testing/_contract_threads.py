@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -149,9 +151,12 @@ class ThreadContract(ContractBase):
 
         def churn() -> None:
             rng = random.Random(9)
-            for version in range(10_000):
+            end_s = time.monotonic() + _JOIN_S / 2
+            for version in itertools.count():
                 if is_over.is_set():
                     return
+                if time.monotonic() > end_s:
+                    break
                 keys = rng.sample(range(1000, 1060), 5)
                 store.put([(k, make_frame(k, version, random_len(rng, 20000))) for k in keys])
                 store.delete(keys[:2])
