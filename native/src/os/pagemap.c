@@ -5,10 +5,9 @@
 #include "os/sys.h"
 #include "util/base.h"
 
-/* Runs a call: 6 KiB of stack, and half of what the kernel collects before it copies.  With 512 or
- * more it tells the last of them twice (Linux 6.18: a second round that comes to the range's end
- * leaves walk_end where the first one stopped), and on Linux 7.3 test_adopt_rwp did not come to its
- * end. */
+/* Runs a call: 6 KiB of stack, and half of what the kernel collects before it copies.  With more
+ * than 512 it tells the last of them twice (Linux 6.18: a second round that comes to the range's
+ * end leaves walk_end where the first one stopped), and 512 are no faster (bench/README.md). */
 enum { RUNS_MAX = 256 };
 
 int ts_pagemap_open(void)
