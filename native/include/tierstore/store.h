@@ -206,6 +206,10 @@ struct ts_store_ops {
 	 * sake of its mates, where that has room in their buffers.  0, as it is to begin with: no
 	 * more than they must. */
 	void (*reader_around)(struct ts_reader *reader, uint32_t len_bytes);
+
+	/* Optional.  The reader's own thread.  The next get is likely to be of this key: what the
+	 * store keeps of it in RAM may be brought nearer to the CPU.  Waits for nothing. */
+	void (*reader_expect)(struct ts_reader *reader, uint64_t key);
 };
 
 /* Built-in stores by name ("ram", "file", "lmdb"), or NULL.  The result is static. */

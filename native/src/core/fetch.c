@@ -95,6 +95,15 @@ void ts_fetch_release(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 	fetch->nr_busy--;
 }
 
+void ts_fetch_expect(struct ts_fetch *fetch, uint32_t frame)
+{
+	struct ts_reader *reader = fetch->readers[fetch->last_tier];
+
+	__builtin_prefetch(&fetch->engine->frames.entries[frame]);
+	if (reader)
+		ts_store_reader_expect(reader, frame);
+}
+
 /* Any errno: what a store or a network says may have a reason that is gone by now, and the other
  * way is to lose the page.  That a frame is not there, or wrong, does not pass. */
 static bool may_pass(int status)
@@ -111,6 +120,7 @@ int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 		slot->get_ns = ts_now_ns();
 		slot->got_ns = 0;
 		slot->nr_tries++;
+		fetch->last_tier = slot->tier;
 		ts_store_reader_around(fetch->readers[slot->tier], slot->around_bytes);
 		int rc = ts_store_get(fetch->readers[slot->tier], &slot->get);
 		if (rc > 0) {

@@ -35,6 +35,7 @@ struct ts_fetch {
 	struct ts_decoder *decoder;
 	unsigned depth, nr_busy;
 	unsigned nr_busy_tier[TS_TIER_MAX];
+	unsigned last_tier;           /* that was read from */
 	unsigned reap_tier;           /* that is asked first by the next reap */
 	struct ts_fetch_slot *slots;  /* [depth] */
 	uint8_t *arena;               /* depth buffers, then the decoded pages */
@@ -55,6 +56,10 @@ void ts_fetch_finish(struct ts_fetch *fetch);
 /* A free slot, or NULL: depth reads are under way. */
 struct ts_fetch_slot *ts_fetch_acquire(struct ts_fetch *fetch);
 void ts_fetch_release(struct ts_fetch *fetch, struct ts_fetch_slot *slot);
+
+/* This frame is about to be read, unless all is different then: what must be looked up one after
+ * the other for that is asked for at once. */
+void ts_fetch_expect(struct ts_fetch *fetch, uint32_t frame);
 
 /* Starts reading slot->frame from slot->tier.  0: complete, see slot->get.status; 1: reap reports
  * it. */

@@ -313,6 +313,15 @@ void ts_store_reader_around(struct ts_reader *reader, uint32_t len_bytes)
 		guard->call.reader_around(((struct guard_reader *)reader)->inner, len_bytes);
 }
 
+void ts_store_reader_expect(struct ts_reader *reader, uint64_t key)
+{
+	struct guard *guard = guard_of(reader->store);
+
+	TS_ASSERT(key <= guard->limits.key_max);
+	if (guard->call.reader_expect)
+		guard->call.reader_expect(((struct guard_reader *)reader)->inner, key);
+}
+
 int ts_store_reader_fd(struct ts_reader *reader)
 {
 	struct guard *guard = guard_of(reader->store);

@@ -25,6 +25,8 @@ int ts_store_mates(struct ts_reader *reader, const struct ts_get *request,
 
 /* ts_store_ops.reader_around, if the store has it. */
 void ts_store_reader_around(struct ts_reader *reader, uint32_t len_bytes);
+/* ts_store_ops.reader_expect, likewise. */
+void ts_store_reader_expect(struct ts_reader *reader, uint64_t key);
 
 /* @ops of a store that may be compiled against an older header: missing members are NULL.
  * Fails with TS_EVERSION or TS_ECONFIG if a required one is missing. */

@@ -224,6 +224,11 @@ __attribute__((no_sanitize("thread"), noinline)) static void copy_unlocked(void 
 #define copy_unlocked(target, source, len_bytes) memcpy(target, source, len_bytes)
 #endif
 
+void ts_pool_expect(const struct ts_pool *pool, uint64_t key)
+{
+	__builtin_prefetch(&pool->index[key]);
+}
+
 int ts_pool_get(struct ts_pool *pool, uint64_t key, void *buf, uint32_t *len_bytes_out)
 {
 	for (;;) {

@@ -49,6 +49,9 @@ int ts_pool_put(struct ts_pool *pool, uint64_t key, const void *data, uint32_t l
  * waits for nothing; it copies again if the frame was moved meanwhile. */
 int ts_pool_get(struct ts_pool *pool, uint64_t key, void *buf, uint32_t *len_bytes_out);
 
+/* A get of this key may follow. */
+void ts_pool_expect(const struct ts_pool *pool, uint64_t key);
+
 /* An unknown key is no error. */
 void ts_pool_del(struct ts_pool *pool, uint64_t key);
 

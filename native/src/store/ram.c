@@ -106,6 +106,11 @@ static int ram_get(struct ts_reader *reader, struct ts_get *request)
 	return 0;
 }
 
+static void ram_reader_expect(struct ts_reader *reader, uint64_t key)
+{
+	ts_pool_expect(((struct ram_store *)reader->store)->pool, key);
+}
+
 /* The spare pages are worth having back when the store is nearly full. */
 static int ram_maintain(struct ts_store *base)
 {
@@ -150,4 +155,5 @@ const struct ts_store_ops ts_store_ram_ops = {
 	.get = ram_get,
 	.maintain = ram_maintain,
 	.stat = ram_stat,
+	.reader_expect = ram_reader_expect,
 };
