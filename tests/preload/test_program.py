@@ -166,6 +166,19 @@ def test_followed_programs_are_served(binary: Path, tmp_path: Path) -> None:
         end_process(program.process)
 
 
+def test_lines_that_nobody_takes_end_nothing(binary: Path, tmp_path: Path) -> None:
+    """stderr is on a full disk, or a pipe whose reader has gone."""
+    program = Program(binary, write_config(tmp_path), *RULE, log=Path("/dev/full"))
+    try:
+        program.do("map", SIZE_MIB)
+        program.do("fill", 1)
+        program.wait_away(SIZE_MIB * MIB // 2)
+        program.do("check")
+        assert program.finish() == 0
+    finally:
+        end_process(program.process)
+
+
 def test_what_a_process_has_stored_goes_with_it(binary: Path, tmp_path: Path) -> None:
     """Not only when all of them have ended."""
     script = tmp_path / "script"

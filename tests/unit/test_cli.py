@@ -17,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -24,7 +26,7 @@ from rich.console import Console
 import tierstore.cli.bench
 import tierstore.cli.probe
 from tierstore import control
-from tierstore.cli import exits
+from tierstore.cli import exits, release
 from tierstore.cli.render import Rates, engine_block, plain_line, rates_between
 from tierstore.errors import ConfigError, HostError, StoreCorrupt, StoreFull, UsageError
 from tierstore.statistics import (
@@ -274,3 +276,23 @@ tierstore.cli.main()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize(
+    ("past", "said"),
+    [
+        ([("released", "")], ""),
+        ([("released", "2 pages are lost"), ("released", "")], "2 pages are lost"),
+        ([("released", ""), ("ended", "")], None),
+    ],
+    ids=["whole", "not whole", "ended"],
+)
+def test_release_tells_what_became_of_a_vm(past: list[tuple[str, str]], said: str | None) -> None:
+    """Also of one that ended while it was released."""
+    known = [{"name": "vm-1", "state": state, "error": error} for state, error in past]
+    client: Any = SimpleNamespace(ask=lambda _: {"vms": [], "past": known})
+    if said is not None:
+        assert release._wait(client, "vm-1", None) == said
+        return
+    with pytest.raises(UsageError, match="vm-1 ended"):
+        release._wait(client, "vm-1", None)

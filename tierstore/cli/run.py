@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ def run(
 
     def say(level: int, line: str) -> None:
         if verbose or level >= logging.WARNING:
-            complain(line)
+            with contextlib.suppress(OSError):  # nobody reads it, and the program goes on
+                complain(line)
 
     outcome = run_command(
         command,
