@@ -163,23 +163,11 @@ static int meet_controller(const struct tsp_host *host, char *why, unsigned why_
 
 /* ---- The engine ---------------------------------------------------------------------------- */
 
-/* Never waits: a line that finds no room is lost.  One message, so that lines do not mix. */
 static void on_log(void *user, int level, const char *text)
 {
-	struct {
-		struct tsp_head head;
-		char text[HEAD_TEXT_MAX];
-	} line;
-	size_t len = strnlen(text, sizeof(line.text));
-
 	(void)user;
-	if (level > TS_LOG_INFO)
-		return;
-	line.head = (struct tsp_head){ .type = TSP_LINE, .rc = level, .len_bytes = (uint32_t)len };
-	memcpy(line.text, text, len);
-	if (send(session.fds[TSP_LOG], &line, sizeof(line.head) + len,
-		 MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
-		return;
+	if (level <= TS_LOG_INFO)
+		tsp_send_line(session.fds[TSP_LOG], level, text);
 }
 
 static int add_tiers(void)

@@ -48,6 +48,9 @@ uint64_t tsp_now_ms(void);
 
 /* 0, or -errno; an end of file is -EPIPE. */
 int tsp_send(int fd, enum tsp_type type, int rc, const void *payload, size_t len_bytes);
+/* For a person.  Never waits, for the program may be waiting for the caller: a line that finds no
+ * room is lost. */
+void tsp_send_line(int fd, int level, const char *text);
 int tsp_recv(int fd, void *data, size_t len_bytes);
 
 /* ---- watch.c ------------------------------------------------------------------------------- */

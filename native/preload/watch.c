@@ -158,7 +158,7 @@ static void report(struct tsp_session *session, const char *what, struct tsp_are
 			   ts_last_error());
 
 	if (!area->is_reported && len > 0)
-		(void)tsp_send(session->fds[TSP_LOG], TSP_LINE, TS_LOG_WARNING, line, strlen(line));
+		tsp_send_line(session->fds[TSP_LOG], TS_LOG_WARNING, line);
 	area->is_reported = true;
 }
 

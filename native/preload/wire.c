@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  * wire.c — whole messages over a stream socket (wire.h). */
 #include <errno.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 #include "agent.h"
+
+enum { LINE_MAX_BYTES = 500 };
 
 int tsp_send(int fd, enum tsp_type type, int rc, const void *payload, size_t len_bytes)
 {
@@ -32,6 +35,21 @@ int tsp_send(int fd, enum tsp_type type, int rc, const void *payload, size_t len
 		}
 	}
 	return 0;
+}
+
+void tsp_send_line(int fd, int level, const char *text)
+{
+	struct {
+		struct tsp_head head;
+		char text[LINE_MAX_BYTES];
+	} line;
+	size_t len = strnlen(text, sizeof(line.text));
+
+	line.head = (struct tsp_head){ .type = TSP_LINE, .rc = level, .len_bytes = (uint32_t)len };
+	memcpy(line.text, text, len);
+	/* One message, so that lines do not mix; so short that it goes whole or not at all. */
+	if (send(fd, &line, sizeof(line.head) + len, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		return;
 }
 
 int tsp_recv(int fd, void *data, size_t len_bytes)

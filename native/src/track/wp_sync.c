@@ -11,7 +11,7 @@
  * or installs; the marks are what was touched.  A page costs a message for its first write after
  * each deactivate, which is why only regions that can be evicted from are worth tracking like this.
  * Reads are not seen: pages that are only read leave, come back by a fault, and are then guarded
- * for longer and longer (fault/serve.c:guard_after).
+ * for longer and longer (fault/install.c:ts_install_guard_scans).
  * With a page table to look at, pages are found, too, that somebody else populated.
  */
 #include <errno.h>
