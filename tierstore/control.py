@@ -41,6 +41,8 @@ LINE_BYTES_MAX = 4096
 CLIENTS_MAX = 16
 TIMEOUT_S = 10.0
 RETRY_S = 0.5
+UNHEARD = ".new"
+"""What a socket is called instead of ".sock" until it listens."""
 PATH_BYTES_MAX = 88
 """Of the folder: a socket's path has at most 107 bytes, "/run-4194304.socket" among them."""
 
@@ -92,15 +94,15 @@ def find_publishers() -> list[int]:
     found: list[tuple[float, int]] = []
     if not folder.is_dir():
         return []
-    for path in folder.glob("*.sock"):
-        if not path.stem.isdigit():
+    for path in folder.iterdir():
+        if path.suffix not in (".sock", UNHEARD) or not path.stem.isdigit():
             continue
         pid = int(path.stem)
         with contextlib.suppress(FileNotFoundError):
-            if is_alive(pid):
-                found.append((path.lstat().st_mtime, pid))
-            else:
+            if not is_alive(pid):
                 path.unlink()
+            elif path.suffix == ".sock":
+                found.append((path.lstat().st_mtime, pid))
     return [pid for _, pid in sorted(found)]
 
 
@@ -167,11 +169,14 @@ class Publisher:
         # A pid that came round again: what bears its name is a leftover, or our own.
         with contextlib.suppress(OSError), Client(self._pid):
             raise UsageError("this process publishes its statistics already")
-        self.path.unlink(missing_ok=True)
+        # Under its name once it listens: who finds it before that would be refused.
+        unheard = self.path.with_suffix(UNHEARD)
+        unheard.unlink(missing_ok=True)
         # The folder is 0700: between bind and chmod nobody else can reach the socket.
-        self._socket.bind(str(self.path))
-        self.path.chmod(0o600)
+        self._socket.bind(str(unheard))
+        unheard.chmod(0o600)
         self._socket.listen(CLIENTS_MAX)
+        unheard.rename(self.path)
 
     def _accept(self) -> None:
         for connection in accepted(self._socket, self._closing):

@@ -232,3 +232,30 @@ def test_who_does_not_answer_is_named(
         pytest.raises(error, match=f"process {os.getpid()} {said}"),
     ):
         client.statistics()
+
+
+def test_a_socket_has_its_name_once_it_listens(
+    runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who finds it before that would be refused."""
+    seen: list[bool] = []
+    listen = socket.socket.listen
+
+    def late(self: socket.socket, *backlog: int) -> None:
+        seen.append((runtime / f"{os.getpid()}.sock").exists())
+        listen(self, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", late)
+    with control.Publisher(list):
+        assert control.find_publishers() == [os.getpid()]
+        control.Client(os.getpid()).close()
+    assert seen == [False]
+    assert not list(runtime.iterdir())
+
+
+def test_what_never_listened_is_removed() -> None:
+    folder = control.runtime_folder(create=True)
+    (folder / "4194399.new").touch()
+    (folder / f"{os.getpid()}.new").touch()
+    assert control.find_publishers() == []
+    assert [path.name for path in folder.iterdir()] == [f"{os.getpid()}.new"]
