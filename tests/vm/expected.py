@@ -122,6 +122,7 @@ LADDER = {
             "Linux 6.13": ["test_madvise_remote"],
             "MOVE, Linux 6.8": [
                 "test_events",
+                "test_inthread_frame",
                 "test_journey",
                 "test_moves",
                 "test_pitfalls",
