@@ -171,8 +171,8 @@ class Listener:
         self._config = config
         self._say = say
         self._path = path
-        self._lock = threading.Lock()  # guards the two below
         self._closing = threading.Event()
+        self._lock = threading.Lock()  # guards _sessions and _seen
         self._half: dict[int, dict[int, socket.socket]] = {}
         self._sessions: dict[int, Session] = {}
         self._seen: list[Session] = []
