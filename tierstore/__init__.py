@@ -11,37 +11,37 @@
             engine.run()
             ...
 
-What works without the compiled core (configuration, exceptions, the base classes in
-:mod:`tierstore.abc`, offline tools) is imported without it.
+Each name is imported when it is first used: what works without the compiled core (configuration,
+exceptions, the base classes in :mod:`tierstore.abc`, offline tools) is imported without it, and the
+program is soon where Ctrl-C ends it in silence.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
-from tierstore.abc import Decision, Policy, Store, StoreStat, Tick
-from tierstore.config import Config
-from tierstore.errors import (
-    ConfigError,
-    HostError,
-    RegionError,
-    RegionGone,
-    StoreCorrupt,
-    StoreError,
-    StoreFull,
-    StoreNotFound,
-    TierstoreError,
-    UsageError,
-)
-from tierstore.statistics import Statistics
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from tierstore.abc import Decision, Policy, Store, StoreStat, Tick
+    from tierstore.config import Config
     from tierstore.engine import Engine
+    from tierstore.errors import (
+        ConfigError,
+        HostError,
+        RegionError,
+        RegionGone,
+        StoreCorrupt,
+        StoreError,
+        StoreFull,
+        StoreNotFound,
+        TierstoreError,
+        UsageError,
+    )
     from tierstore.memory import GuestMemory
     from tierstore.probe import Probe
     from tierstore.region import EvictResult, Region, ScanResult
     from tierstore.remote import Ability, Mode, RemoteRange
+    from tierstore.statistics import Statistics
 
 __all__ = [
     "Ability",
@@ -72,22 +72,34 @@ __all__ = [
     "UsageError",
 ]
 
-_NEEDS_CORE = {
-    "Ability": "tierstore.remote",
-    "Engine": "tierstore.engine",
-    "EvictResult": "tierstore.region",
-    "GuestMemory": "tierstore.memory",
-    "Mode": "tierstore.remote",
-    "Probe": "tierstore.probe",
-    "Region": "tierstore.region",
-    "RemoteRange": "tierstore.remote",
-    "ScanResult": "tierstore.region",
+_HOMES = {
+    "abc": ("Decision", "Policy", "Store", "StoreStat", "Tick"),
+    "config": ("Config",),
+    "engine": ("Engine",),
+    "errors": (
+        "ConfigError",
+        "HostError",
+        "RegionError",
+        "RegionGone",
+        "StoreCorrupt",
+        "StoreError",
+        "StoreFull",
+        "StoreNotFound",
+        "TierstoreError",
+        "UsageError",
+    ),
+    "memory": ("GuestMemory",),
+    "probe": ("Probe",),
+    "region": ("EvictResult", "Region", "ScanResult"),
+    "remote": ("Ability", "Mode", "RemoteRange"),
+    "statistics": ("Statistics",),
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NEEDS_CORE:
-        value = getattr(importlib.import_module(_NEEDS_CORE[name]), name)
-        globals()[name] = value
-        return value
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(importlib.import_module(f"tierstore.{module}"), name)
+            globals()[name] = value
+            return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

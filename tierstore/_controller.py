@@ -3,13 +3,19 @@
 
 It runs on one thread for an engine.  All it does per tick is constant in the number of pages; the
 pages are C's business.
+
+Whatever fails in a tick, a bug included, leaves memory as it is and is tried again at the next one.
+It is said once, by name, and again only when it has changed, or comes back after it was over.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
+import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tierstore import _training
@@ -27,6 +33,31 @@ logger = logging.getLogger("tierstore")
 
 RATE_STEP_S = 0.1
 """A rate limit is kept by evicting the share of this much time, then waiting it out."""
+AGE_MAX = 1 << 16
+"""More scans than the engine counts: nothing is that old."""
+
+
+def _checked(decision: object) -> Decision:
+    """What somebody's policy has decided, in numbers that the engine takes."""
+    if not isinstance(decision, Decision):
+        raise TypeError(f"{decision!r} is no Decision")
+    if not (isinstance(decision.bytes_max, int) and isinstance(decision.age_min, int)):
+        raise TypeError(f"bytes_max and age_min are whole numbers: {decision}")
+    if decision.age_min < 0 or not decision.bytes_per_s_max >= 0:
+        raise ValueError(f"age_min and bytes_per_s_max are not below 0: {decision}")
+    nothing_more = Decision().bytes_max
+    return dataclasses.replace(
+        decision,
+        bytes_max=min(decision.bytes_max, nothing_more),
+        age_min=min(decision.age_min, AGE_MAX),
+    )
+
+
+def _words(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, TierstoreError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class Controller:
@@ -41,6 +72,7 @@ class Controller:
         self._thread: threading.Thread | None = None
         self._policies: dict[Region, Policy] = {}
         self._last_tick_s: dict[Region, float] = {}
+        self._said: dict[str, str] = {}  # the trouble that each name is in
         self._trainer = _training.Trainer(engine)
 
     def start(self) -> None:
@@ -52,8 +84,9 @@ class Controller:
             for region in self._regions():
                 self._policy(region)
             self._stopping.clear()
-            self._thread = threading.Thread(target=self._run, name="tierstore-cycle", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="tierstore-cycle", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def stop(self) -> None:
         """Stop the thread and wait for it."""
@@ -71,19 +104,28 @@ class Controller:
 
         A region that fails holds up no other; the first failure is raised in the end.
         """
-        failed: TierstoreError | None = None
+        failed = self._try_tick()
+        if failed:
+            raise next(iter(failed.values()))
+
+    def _try_tick(self) -> dict[str, Exception]:
+        """What failed, by the name of what it concerns."""
+        failed: dict[str, Exception] = {}
         with self._tick_lock:
             for region in self._regions():
+                name = f"region {region.name}"
                 try:
                     self._tick_region(region)
                 except RegionGone:
                     self._policies.pop(region, None)
                     self._last_tick_s.pop(region, None)
-                except TierstoreError as error:
-                    failed = failed or error
-            self._trainer.tick()
-        if failed is not None:
-            raise failed
+                except Exception as error:
+                    failed[name] = error
+            try:
+                self._trainer.tick()
+            except Exception as error:
+                failed["training"] = error
+        return failed
 
     def _regions(self) -> tuple[Region, ...]:
         """Those that this cycle is for: of the others nothing can leave, so nothing is asked."""
@@ -91,23 +133,46 @@ class Controller:
 
     def _run(self) -> None:
         due_s = time.monotonic()
-        self._deactivate_all()
+        self._report(self._deactivate_all)
         while True:
             due_s = max(due_s + self._interval_s, time.monotonic())
             if self._stopping.wait(due_s - time.monotonic()):
                 return
-            try:
-                self.tick()
-            except TierstoreError as error:
-                # A tick that failed is tried again: memory stays resident meanwhile.
-                logger.error("cycle: %s", error)
+            self._report(self._try_tick)
 
-    def _deactivate_all(self) -> None:
+    def _report(self, step: Callable[[], dict[str, Exception]]) -> None:
+        """Take a step of the cycle, and say what came of it."""
+        try:
+            failed = step()
+        except Exception as error:
+            failed = {"engine": error}
+        for name, cause in failed.items():
+            self._trouble(f"cycle: {name}", _words(cause), cause)
+        for name in [name for name in self._said if name.startswith("cycle: ")]:
+            if name.removeprefix("cycle: ") not in failed:
+                del self._said[name]
+
+    def _trouble(self, name: str, words: str, error: BaseException) -> None:
+        if self._said.get(name) == words:
+            return
+        self._said[name] = words
+        is_ours = not isinstance(error, TierstoreError)
+        trace = error if is_ours and os.environ.get("TIERSTORE_TRACEBACK") else None
+        self._say(f"{name}: {words}", trace)
+
+    def _say(self, line: str, trace: BaseException | None) -> None:
+        logger.error("%s", line, exc_info=trace)
+
+    def _deactivate_all(self) -> dict[str, Exception]:
+        failed: dict[str, Exception] = {}
         for region in self._regions():
             try:
                 region.deactivate()
-            except TierstoreError as error:
-                logger.error("cycle: %s", error)
+            except RegionGone:
+                continue
+            except Exception as error:
+                failed[f"region {region.name}"] = error
+        return failed
 
     def _policy(self, region: Region) -> Policy:
         if region not in self._policies:
@@ -142,11 +207,14 @@ class Controller:
             nr_refaults=own.faults.refaults,
             statistics=statistics,
         )
+        name = f"the policy of region {region.name} failed, and nothing leaves"
         try:
-            return self._policy(region).decide(tick)
-        except Exception:
-            logger.exception("the policy of region %s failed; nothing leaves", region.name)
+            decision = _checked(self._policy(region).decide(tick))
+        except (Exception, SystemExit) as error:
+            self._trouble(name, _words(error), error)
             return Decision(bytes_max=0)
+        self._said.pop(name, None)
+        return decision
 
     def _evict(self, region: Region, decision: Decision) -> None:
         """Evict what was decided, in steps if there is a rate, until the next tick is due."""

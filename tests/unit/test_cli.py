@@ -259,6 +259,35 @@ def test_the_plain_line_has_it_all() -> None:
         assert part in line
 
 
+@pytest.mark.parametrize("module", ["pydantic", "typer", "rich"])
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(tmp_path: Path, module: str) -> None:
+    """``module`` takes its time."""
+    slow = 'import time; print("importing", flush=True); time.sleep(60)\n'
+    (tmp_path / f"{module}.py").write_text(slow)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tierstore", "stat"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+
+
+def test_a_ctrl_c_that_is_ignored_stays_ignored() -> None:
+    """As a shell has it for what it starts in the background."""
+    code = "import signal, sys\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += "import atexit, os\natexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+    code += "from tierstore.cli import main\nsys.argv[1:] = ['--version']\nmain()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_ctrl_c_while_the_interpreter_ends_is_no_traceback() -> None:
     code = """
 import atexit, sys, time

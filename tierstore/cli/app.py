@@ -249,9 +249,10 @@ def verify(
 
 
 def main() -> None:
-    """The entry point; ends the process with the exit code."""
+    """Ends the process with the exit code."""
     try:
         app(prog_name="tierstore")
     finally:
         # All is said: Ctrl-C while the interpreter ends is no traceback.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

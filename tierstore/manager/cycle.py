@@ -90,13 +90,10 @@ class VmCycle(Controller):
         self.nr_returned = 0
         """Pages whose copies have made room for other VMs."""
 
-    def tick(self) -> None:
+    def _try_tick(self) -> dict[str, Exception]:
         """Of a process that has ended nothing is wanted; it goes as soon as the manager hears."""
-        try:
-            super().tick()
-        except TierstoreError:
-            if self._is_alive():
-                raise
+        failed = super()._try_tick()
+        return failed if self._is_alive() else {}
 
     def _tick_region(self, region: Region) -> None:
         super()._tick_region(region)

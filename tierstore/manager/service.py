@@ -15,10 +15,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tierstore._signals import caught
 from tierstore.control import Publisher
 from tierstore.engine import Engine
 from tierstore.errors import ConfigError, TierstoreError
@@ -68,23 +68,14 @@ def notify(state: str) -> None:
         notifier.sendto(state.encode(), address)
 
 
-@contextlib.contextmanager
-def _signals(manager: Manager, seen: list[int]) -> Iterator[None]:
+def _signals(manager: Manager, seen: list[int]) -> contextlib.AbstractContextManager[None]:
     """The first signal stops the manager, the second one what it does to stop."""
 
-    def on_signal(number: int, _frame: object) -> None:
+    def on_signal(number: int) -> None:
         seen.append(number)
         manager.stop()
 
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    fd_before = signal.set_wakeup_fd(manager.loop.wakeup_fd, warn_on_full_buffer=False)
-    before = {number: signal.signal(number, on_signal) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(fd_before)
+    return caught((signal.SIGINT, signal.SIGTERM), manager.loop.wakeup_fd, on_signal)
 
 
 def _commands(manager: Manager) -> dict[str, Any]:

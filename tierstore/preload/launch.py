@@ -14,8 +14,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
+from tierstore._signals import caught
 from tierstore._tiers import read_dictionary
 from tierstore.config import Config
 from tierstore.control import runtime_folder
@@ -90,23 +91,22 @@ class _Signals:
 
     Ctrl-C reaches the program by itself.  What we were told to ignore (nohup) it ignores as well.
 
-    A signal is a byte in a socket, whichever thread the kernel gives it to, and the program's end
-    is its pidfd's: SIGCHLD goes to any thread of ours, and to nobody if that one ignores it.
+    The program's end is its pidfd's: SIGCHLD goes to any thread of ours, and to nobody if that one
+    ignores it.
     """
 
     def __init__(self) -> None:
-        self._arrived, self._wakeup = socket.socketpair()
-        self._before: dict[int, Any] = {}
-        self._fd_before = -1
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._arrived.setblocking(False)
-        self._wakeup.setblocking(False)
-        self._fd_before = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        for number in (*FORWARDED, signal.SIGINT, signal.SIGQUIT):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                # A function of ours: what is ignored would stay so in the program.
-                self._before[number] = signal.signal(number, lambda _number, _frame: None)
+        with contextlib.ExitStack() as stack:
+            self._arrived, wakeup = socket.socketpair()
+            for end in (self._arrived, wakeup):
+                stack.enter_context(end).setblocking(False)
+            numbers = (*FORWARDED, signal.SIGINT, signal.SIGQUIT)
+            heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+            stack.enter_context(caught(heard, wakeup.fileno()))
+            self._stack = stack.pop_all()
         return self
 
     def wait(self, process: subprocess.Popen[bytes]) -> int:
@@ -131,11 +131,7 @@ class _Signals:
             return b""
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._fd_before)
-        self._wakeup.close()
-        self._arrived.close()
+        self._stack.close()
 
 
 def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:

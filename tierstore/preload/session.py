@@ -13,6 +13,7 @@ import os
 import shutil
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -61,9 +62,16 @@ class _Trainer(Trainer):
 class Cycle(Controller):
     """A session's."""
 
-    def __init__(self, engine: RemoteEngine) -> None:
+    def __init__(self, engine: RemoteEngine, tell: Callable[[str], None]) -> None:
+        """``tell`` gets a line for each trouble."""
         super().__init__(cast("Engine", engine))
         self._trainer = _Trainer(cast("Engine", engine))
+        self._tell = tell
+
+    def _say(self, line: str, trace: BaseException | None) -> None:
+        if trace is not None:
+            line = "".join([line + "\n", *traceback.format_exception(trace)]).rstrip()
+        self._tell(line)
 
 
 class Session:
@@ -108,9 +116,12 @@ class Session:
         with self._life:
             if self.is_closed:
                 raise ConnectionAbortedError("its session has ended")
-            self._controller = Cycle(engine)
+            self._controller = Cycle(engine, self._complain)
             self._controller.start()
             self._publish(engine)
+
+    def _complain(self, line: str) -> None:
+        self._say(logging.ERROR, f"process {self.title}: {line}")
 
     def _publish(self, engine: RemoteEngine) -> None:
         try:
@@ -235,9 +246,10 @@ class Listener:
             session.start()
             self._sweep()
             session.listen()
-        except (OSError, TierstoreError) as error:
+        except Exception as error:
             if not session.is_closed:
-                self._say(logging.ERROR, f"process {session.title} runs without tiers: {error}")
+                text = str(error) or type(error).__name__
+                self._say(logging.ERROR, f"process {session.title} runs without tiers: {text}")
         finally:
             session.close()
             self._sweep()
