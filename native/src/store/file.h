@@ -194,6 +194,8 @@ struct ts_file_options {
 int ts_file_options_parse(const char *text, struct ts_file_options *options_out);
 int ts_file_medium_open(struct ts_file *file, const struct ts_store_config *config,
 			const struct ts_file_options *options);
+/* What was written is on the medium. */
+int ts_file_sync(struct ts_file *file);
 int ts_file_transfer(struct ts_file *file, bool is_write, void *buf, size_t len_bytes,
 		     uint64_t offset);
 /* Gives a range back to the medium; 0, or -errno. */

@@ -36,9 +36,13 @@ static uint32_t victim_take(struct ts_file *file, uint32_t gain_min_units)
 	return best;
 }
 
+/* A head that has another length than the index says is damaged.  Such a record can't be moved;
+ * were it tried, the collection would fail here each time, and no other segment's turn would come.
+ */
 static bool is_live(struct ts_file *file, const struct ts_file_head *head, uint32_t place)
 {
-	return head->key <= file->key_max && atomic_load(&file->sizes[head->key]) &&
+	return head->key <= file->key_max && head->len_bytes <= file->frame_max_bytes &&
+	       atomic_load(&file->sizes[head->key]) == ts_file_units(file, head->len_bytes) &&
 	       atomic_load(&file->places[head->key]) == place;
 }
 

@@ -269,6 +269,13 @@ int ts_file_transfer(struct ts_file *file, bool is_write, void *buf, size_t len_
 	return 0;
 }
 
+int ts_file_sync(struct ts_file *file)
+{
+	if (TS_INJECT(TS_SITE_PWRITE))
+		return -errno;
+	return fdatasync(file->fd) ? -errno : 0;
+}
+
 int ts_file_discard(struct ts_file *file, uint64_t offset, uint64_t len_bytes)
 {
 	uint64_t range[2] = { offset, len_bytes };

@@ -222,8 +222,14 @@ static int bring_up(struct ts_file *file, const struct ts_file_options *options)
 	ret = ts_file_load(file);
 	if (ret)
 		return ret;
-	/* From now on the disk and the index differ until the next close. */
+	/* From now on the disk and the index differ until the next close.  On the medium before
+	 * anything else is: or the host's end could leave a store that looks closed in order, with
+	 * records of before and after. */
 	ret = ts_file_super_write(file, file->super.flags & ~(uint32_t)TS_FILE_CLEAN);
+	if (!ret)
+		ret = ts_file_sync(file);
+	if (ret)
+		(void)ts_file_super_write(file, file->super.flags | TS_FILE_CLEAN);
 	return ret ? ts_fail(ret, "write %s: %s", file->path, strerror(-ret)) : 0;
 }
 
@@ -413,9 +419,9 @@ void ts_file_close(struct ts_store *store)
 	}
 	if (file->is_kept) {
 		/* Data before the mark that vouches for it. */
-		if (!ts_file_keep(file) && !fdatasync(file->fd) &&
+		if (!ts_file_keep(file) && !ts_file_sync(file) &&
 		    !ts_file_super_write(file, file->super.flags | TS_FILE_CLEAN))
-			(void)fdatasync(file->fd);
+			(void)ts_file_sync(file);
 	} else if (file->is_created && !file->is_device) {
 		unlink(file->path);
 	} else {

@@ -235,6 +235,18 @@ static int check_record(const struct ts_file *file, struct ts_get *request)
 	return 0;
 }
 
+/* What lies around the record could not be read, perhaps: a bad sector there must not cost a page
+ * whose own blocks are good.  From now on it is a read of those alone. */
+static bool narrow(struct ts_get *request)
+{
+	bool was_wide = before_bytes(request) || after_bytes(request);
+
+	request->store_priv[PRIV_SIZE] = pack_size(nr_units_of(request), 0, 0);
+	if (was_wide)
+		request->store_priv[PRIV_DONE] = 0;
+	return was_wide;
+}
+
 /* Takes one completion; true when the request is over, false when the rest is on its way. */
 static bool complete(struct reader *reader, struct ts_get *request, int result)
 {
@@ -250,8 +262,9 @@ static bool complete(struct reader *reader, struct ts_get *request, int result)
 	/* What lies behind it need not be there: a file may end. */
 	if (request->store_priv[PRIV_DONE] >= len_bytes - after_bytes(request)) {
 		status = check_record(file, request);
-	} else if ((result > 0 || result == -EINTR || result == -EAGAIN) &&
-		   request->store_priv[PRIV_RETRIES]++ < TS_FILE_RETRY_MAX) {
+	} else if (((result > 0 || result == -EINTR || result == -EAGAIN) &&
+		    request->store_priv[PRIV_RETRIES]++ < TS_FILE_RETRY_MAX) ||
+		   narrow(request)) {
 		status = submit(reader, request, false);
 		if (status == 0)
 			return false;

@@ -66,6 +66,8 @@ int ts_file_segment_take(struct ts_file *file, bool may_use_reserve, uint32_t *s
 	segment->state = TS_FILE_OPEN;
 	segment->nr_blocks = (uint16_t)ts_file_first_block(number);
 	atomic_store(&segment->sequence, file->sequence_next++);
+	/* 0 says "never used" to the next process (file_state.c). */
+	file->sequence_next += !file->sequence_next;
 	file->nr_free--;
 	file->nr_used++;
 	*segment_out = number;

@@ -194,7 +194,7 @@ static void resume_sequence(struct ts_file *file)
 			continue;
 		file->nr_fresh = i + 1;
 		if (is_first || (int32_t)(sequence - file->sequence_next) >= 0)
-			file->sequence_next = sequence + 1;
+			file->sequence_next = sequence + 1 ? sequence + 1 : 1;
 		is_first = false;
 	}
 }
