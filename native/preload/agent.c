@@ -306,6 +306,7 @@ static int serve(const struct tsp_host *host, char *why, unsigned why_len)
 	if (rc) {
 		snprintf(why, why_len, "it can't start a thread: %s", strerror(-rc));
 		ts_engine_close(session.engine);
+		session.engine = NULL;
 		return rc;
 	}
 	run(host);

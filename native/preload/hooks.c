@@ -224,13 +224,14 @@ static pid_t fork_by(const char *name)
 		errno = ENOSYS;
 		return -1;
 	}
-	tsp_is_forking = true;
+	/* From prepare on no signal handler runs, which might fork and put this back. */
 	tsp_fork_prepare();
+	tsp_is_forking = true;
 	pid_t pid = next();
 	int error = errno;
 	tsp_is_forking = false;
 	if (pid)
-		tsp_fork_parent();
+		tsp_fork_parent(pid > 0);
 	else
 		tsp_fork_child();
 	errno = error;
@@ -282,7 +283,7 @@ HOOK int clone(int (*run)(void *), void *stack, int flags, void *arg, ...)
 	tsp_fork_prepare();
 	int pid = next(start_child, stack, flags, &start, parent_tid, tls, child_tid);
 	int error = errno;
-	tsp_fork_parent();
+	tsp_fork_parent(pid > 0);
 	errno = error;
 	return pid;
 }

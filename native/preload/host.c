@@ -36,6 +36,7 @@ static _Atomic uint32_t wake_word, is_pausing, agent_state, is_wanted;
 static _Atomic(const struct tsp_agent *) agent;
 static pthread_mutex_t fork_lock = PTHREAD_MUTEX_INITIALIZER;
 _Thread_local bool tsp_is_forking;
+static sigset_t forkers_mask;
 static bool has_guard;
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t value)
@@ -85,8 +86,9 @@ static void on_prepare(void)
 
 static void on_parent(void)
 {
+	/* Nobody says here whether there is a child. */
 	if (!tsp_is_forking)
-		tsp_fork_parent();
+		tsp_fork_parent(true);
 }
 
 static void on_child(void)
@@ -203,9 +205,15 @@ void tsp_host_want(void)
 
 void tsp_fork_prepare(void)
 {
+	sigset_t all, before;
+
 	if (!is_on)
 		return;
+	/* A handler that forks would wait for the fork that it interrupts. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
 	pthread_mutex_lock(&fork_lock);
+	forkers_mask = before;
 	atomic_store(&is_pausing, 1);
 	news();
 	while (atomic_load(&agent_state) == AGENT_BUSY)
@@ -221,11 +229,12 @@ void tsp_fork_prepare(void)
 	}
 }
 
-void tsp_fork_parent(void)
+void tsp_fork_parent(bool has_child)
 {
 	if (!is_on)
 		return;
-	for (uint32_t i = 0; i < tsp_table.nr_used; i++) {
+	sigset_t before = forkers_mask;
+	for (uint32_t i = 0; has_child && i < tsp_table.nr_used; i++) {
 		struct tsp_area *area = &tsp_table.areas[i];
 		/* A write of the child's to shared memory could be lost: that stays where it is. */
 		if (area->kind == TSP_KIND_MEMFD && !area->is_dontfork)
@@ -236,6 +245,7 @@ void tsp_fork_parent(void)
 	atomic_store(&is_pausing, 0);
 	pthread_mutex_unlock(&fork_lock);
 	news();
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void tsp_fork_child(void)
@@ -257,6 +267,8 @@ void tsp_fork_child(void)
 		atomic_store(&agent_state, AGENT_NONE);
 	if (is_eager)
 		start_agent();
+	sigset_t before = forkers_mask;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 /* ---- Settings ------------------------------------------------------------------------------ */

@@ -55,8 +55,9 @@ void tsp_host_want(void);
 const struct tsp_agent *tsp_host_agent(void);
 /* This thread is in a fork() of ours, which does the three below itself. */
 extern _Thread_local bool tsp_is_forking;
+/* From prepare until one of the other two has returned, no signal handler runs in this thread. */
 void tsp_fork_prepare(void);
-void tsp_fork_parent(void);
+void tsp_fork_parent(bool has_child);
 void tsp_fork_child(void);
 
 #endif

@@ -9,7 +9,6 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
-#include <pty.h>
 #include <sched.h>
 #include <signal.h>
 #include <spawn.h>
@@ -21,9 +20,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "forks.h"
 #include "pages.h"
 
 /* ---- Commands: each returns true, or false with a complaint ------------------------------- */
@@ -50,54 +49,6 @@ static bool map_memfd(size_t mib, const char *name)
 	if (fd < 0 || ftruncate(fd, (off_t)(mib * MIB)))
 		return bad("memfd: %s", strerror(errno));
 	return map_area(mib, fd);
-}
-
-static bool wait_for(pid_t pid)
-{
-	int status = 0;
-
-	if (waitpid(pid, &status, 0) != pid)
-		return bad("waitpid: %s", strerror(errno));
-	return status == 0 ? true : bad("the child ended with status %x", status);
-}
-
-static int in_child(void *unused)
-{
-	(void)unused;
-	if (!check())
-		return 1;
-	for (unsigned a = 0; a < nr_areas; a++)
-		for (size_t page = 0; page < areas[a].nr_pages && areas[a].fd < 0; page += 3)
-			write_page(a, page, 1000);
-	return check() ? 0 : 1;
-}
-
-static bool fork_and_check(uint32_t generation)
-{
-	pid_t pid = fork();
-
-	if (pid < 0)
-		return bad("fork: %s", strerror(errno));
-	if (!pid)
-		_exit(in_child(NULL));
-	for (unsigned a = 0; a < nr_areas; a++)
-		for (size_t page = 0; page < areas[a].nr_pages && areas[a].fd < 0; page += 7)
-			write_page(a, page, generation);
-	return check() & wait_for(pid);
-}
-
-/* The C library's own way to fork, which calls no fork() that could be interposed. */
-static bool fork_inside(void)
-{
-	int terminal, pid = forkpty(&terminal, NULL, NULL, NULL);
-
-	if (pid < 0)
-		return bad("forkpty: %s", strerror(errno));
-	if (!pid)
-		_exit(in_child(NULL));
-	bool is_right = wait_for(pid);
-	close(terminal);
-	return check() & is_right;
 }
 
 /* A filter that allows everything, and might as well not. */
@@ -130,14 +81,6 @@ static bool fork_and_map(size_t mib)
 	printf("child %d\n", (int)getpid());
 	fflush(stdout);
 	_exit(!fgets(line, sizeof(line), stdin) || !check());
-}
-
-static bool clone_and_check(void)
-{
-	static char stack[1 << 20];
-	int pid = clone(in_child, stack + sizeof(stack), SIGCHLD, NULL);
-
-	return pid < 0 ? bad("clone: %s", strerror(errno)) : wait_for(pid);
 }
 
 static bool dontneed(void)
@@ -435,7 +378,9 @@ static bool obey(const char *command, unsigned long value, const char *text)
 		const char *name;
 		bool (*run)(void);
 	} on_all[] = { { "forkpty", fork_inside }, { "seccomp", filter_calls },
-		       { "clone", clone_and_check }, { "dontneed", dontneed },
+		       { "clone", clone_and_check },
+		       { "forkfail", fork_and_fail },
+		       { "forksignal", fork_in_handler }, { "dontneed", dontneed },
 		       { "signal", in_handler }, { "spawn", spawn }, { "closeall", close_all } };
 
 	for (size_t i = 0; i < sizeof(on_area) / sizeof(on_area[0]); i++)

@@ -140,6 +140,23 @@ def test_fork_inside_of_the_c_library(program: Program) -> None:
     program.do("check")
 
 
+def test_fork_in_a_handler_that_interrupts_a_fork(program: Program) -> None:
+    program.do("forksignal")
+    program.wait_away(SIZE_MIB * MIB // 2)
+    program.do("check")
+
+
+@pytest.mark.parametrize("command", ["map", "memfd"])
+def test_a_fork_that_fails_changes_nothing(bare: Program, command: str) -> None:
+    bare.do(command, SIZE_MIB, "memory-backend-memfd")
+    bare.do("fill", 1)
+    bare.wait_away(SIZE_MIB * MIB // 2)
+    bare.do("forkfail")
+    bare.do("fill", 2)
+    bare.wait_away(SIZE_MIB * MIB // 2)
+    bare.do("check")
+
+
 def test_a_childs_own_memory_leaves(program: Program) -> None:
     program.start("forkmap", 32)
     child = int(program.line().split()[1])
