@@ -260,9 +260,37 @@ static uint64_t tier_checksum(const struct ts_state_tier *tier)
 	return XXH3_64bits(tier, offsetof(struct ts_state_tier, checksum));
 }
 
+/* The name is written last of all, and what it says does not change any more. */
 static bool tier_is_there(const struct ts_state_tier *tier)
 {
-	return tier->name[0] && tier->checksum == tier_checksum(tier);
+	return tier->name[0];
+}
+
+/* How large the frames may be that lie there.  A process that died while it wrote that down has
+ * left another checksum: then nobody knows, and they may be as large as any. */
+static void frame_sizes(const struct ts_state_tier *tier, uint32_t *range_pages,
+			uint32_t *frame_max_bytes)
+{
+	bool is_known = tier->checksum == tier_checksum(tier);
+
+	*range_pages = is_known ? tier->range_pages : (uint32_t)TS_FRAME_PAGES_MAX;
+	*frame_max_bytes = is_known ? tier->frame_max_bytes : (uint32_t)TS_FRAME_BYTES_MAX;
+}
+
+static void write_tier(struct ts_state_tier *record, const struct ts_state_tier *now)
+{
+	bool is_new = !tier_is_there(record);
+
+	if (is_new) {
+		memcpy(record->name + 1, now->name + 1, sizeof(now->name) - 1);
+		memcpy(record->store, now->store, sizeof(now->store));
+		record->path_hash = now->path_hash;
+	}
+	record->range_pages = now->range_pages;
+	record->frame_max_bytes = now->frame_max_bytes;
+	record->checksum = now->checksum;
+	atomic_thread_fence(memory_order_seq_cst);
+	record->name[0] = now->name[0];
 }
 
 static uint64_t path_hash(const char *path)
@@ -301,8 +329,7 @@ int ts_state_tier_begin(struct ts_engine *engine, const struct ts_tier_options *
 	*state_out = (struct ts_tier_state){ .path = path, .is_resume = tier_is_there(old) };
 	if (rc || !state_out->is_resume)
 		return rc;
-	state_out->range_pages = old->range_pages;
-	state_out->frame_max_bytes = old->frame_max_bytes;
+	frame_sizes(old, &state_out->range_pages, &state_out->frame_max_bytes);
 	return options->name ? check_tier(state, old, options) : 0;
 }
 
@@ -421,16 +448,18 @@ int ts_state_tier_end(struct ts_engine *engine, struct ts_tier *tier,
 	if (rc)
 		return rc;
 	/* Of all frames that may lie there, those of processes before the last one, too. */
-	uint32_t range_pages = is_resume ? TS_MAX(tier->range_pages, record->range_pages) :
-			       tier->range_pages;
+	uint32_t range_pages = 0, frame_max_bytes;
+	if (is_resume)
+		frame_sizes(record, &range_pages, &frame_max_bytes);
 	struct ts_state_tier now = {
-		.path_hash = path_hash(options->path), .range_pages = range_pages,
+		.path_hash = path_hash(options->path),
+		.range_pages = TS_MAX(tier->range_pages, range_pages),
 		.frame_max_bytes = tier->frame_max_bytes,
 	};
 	memcpy(now.name, tier->name, sizeof(now.name));
 	snprintf(now.store, sizeof(now.store), "%s", options->store ? options->store : "");
 	now.checksum = tier_checksum(&now);
-	*record = now;
+	write_tier(record, &now);
 	return 0;
 }
 

@@ -26,10 +26,10 @@ enum {
 
 /* A tier as it was when frames went there. */
 struct ts_state_tier {
-	char name[32], store[32];
+	char name[32], store[32];     /* "": no such tier */
 	uint64_t path_hash;
 	uint32_t range_pages, frame_max_bytes;
-	uint64_t checksum;            /* XXH3-64 of what is before it; else: no such tier */
+	uint64_t checksum;            /* XXH3-64 of what is before it; else: of unknown sizes */
 };
 
 struct ts_state_head {

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <tierstore/store.h>
 
+#include "engine/state.h"
 #include "resume.h"
 #include "util/base.h"
 #include "util/limits.h"
@@ -288,16 +289,21 @@ static void lose_frames(struct guest *guest, int arg)
 	ts_engine_close(guest->engine);
 }
 
-static void corrupt(struct guest *guest, const char *name, off_t offset)
+static void write_state(struct guest *guest, const char *name, off_t offset, uint64_t junk)
 {
 	char path[200];
-	uint64_t junk = 0xffffffe2ffffffe2; /* two words: AWAY, in no frame that there is */
 
 	snprintf(path, sizeof(path), "%s/%s", guest_path(guest, "state"), name);
 	int fd = open(path, O_WRONLY);
 	CHECK(fd >= 0);
 	CHECK_EQ(pwrite(fd, &junk, sizeof(junk), offset), (long long)sizeof(junk));
 	close(fd);
+}
+
+static void corrupt(struct guest *guest, const char *name, off_t offset)
+{
+	/* Two words: AWAY, in no frame that there is. */
+	write_state(guest, name, offset, 0xffffffe2ffffffe2);
 }
 
 static void open_damaged(struct guest *guest, int arg)
@@ -328,6 +334,25 @@ static void test_refusals(void)
 	resume_guest_end(&guest);
 }
 
+/* A process that takes a tier over with other settings writes its record anew, and may die in the
+ * midst of that: the sizes are new, or half of them, and the checksum is still the old one. */
+static void test_torn_tier(void)
+{
+	const off_t tiers_at = (off_t)offsetof(struct ts_state_head, tiers);
+	struct guest guest = { 0 };
+
+	resume_guest_make(&guest, NR_PAGES);
+	CHECK_EQ(resume_child(&guest, evict_and_die, 0), SIGKILL);
+	for (unsigned tier = 0; tier < 2; tier++)
+		write_state(&guest, "engine", tiers_at +
+			    (off_t)(tier * sizeof(struct ts_state_tier) +
+				    offsetof(struct ts_state_tier, range_pages)), tier);
+	CHECK_EQ(resume_child(&guest, go_on, 0), SIGKILL);
+	CHECK_EQ(resume_child(&guest, go_on, 0), SIGKILL);
+	CHECK_EQ(resume_child(&guest, go_on, 1), 0);
+	resume_guest_end(&guest);
+}
+
 /* Frames in a store that can't outlive its process are refused when the tier is opened. */
 static void test_ram_is_refused(void)
 {
@@ -342,4 +367,5 @@ static void test_ram_is_refused(void)
 }
 
 CHECK_MAIN({ "each_moment", test_each_moment }, { "random_moments", test_random_moments },
-	   { "refusals", test_refusals }, { "ram_is_refused", test_ram_is_refused })
+	   { "refusals", test_refusals }, { "torn_tier", test_torn_tier },
+	   { "ram_is_refused", test_ram_is_refused })
