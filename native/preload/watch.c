@@ -235,22 +235,30 @@ static void detach_gone(struct tsp_session *session)
 	}
 }
 
-void tsp_watch_tick(struct tsp_session *session)
+/* Attaches the first area from @first on that is due; returns where to go on. */
+static uint32_t attach_next(struct tsp_session *session, uint32_t first, uint64_t now_ms)
 {
 	struct tsp_table *table = session->host->table;
+	uint32_t i = first;
+
+	/* Held while it is attached, so that the area stays what it is. */
+	session->host->lock();
+	while (i < table->nr_used && !is_due(session, &table->areas[i], now_ms))
+		i++;
+	if (i < table->nr_used)
+		try_attach(session, &table->areas[i], now_ms);
+	session->host->unlock();
+	return i + 1;
+}
+
+void tsp_watch_tick(struct tsp_session *session)
+{
+	const struct tsp_table *table = session->host->table;
 	uint64_t now_ms = tsp_now_ms();
 
 	detach_gone(session);
-	for (uint32_t i = 0; i < table->nr_used && !*session->host->is_pausing; i++) {
-		struct tsp_area *area = &table->areas[i];
-		if (!is_due(session, area, now_ms))
-			continue;
-		/* Held meanwhile, so that the area stays what it is. */
-		session->host->lock();
-		if (is_due(session, area, now_ms))
-			try_attach(session, area, now_ms);
-		session->host->unlock();
-	}
+	for (uint32_t i = 0; i < table->nr_used && !*session->host->is_pausing;)
+		i = attach_next(session, i, now_ms);
 }
 
 void tsp_watch_end(struct tsp_session *session)
