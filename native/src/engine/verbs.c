@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/engine.h"
+#include "engine/collapse.h"
 #include "engine/tool.h"
 #include "evict/pool.h"
 #include "fault/caller.h"
@@ -31,28 +32,6 @@ static int check_can(const struct ts_region *region, uint32_t ability, const cha
 	       ts_fail(TS_EUNSUPPORTED, "%s: %s: %s", region->name, verb, region->limits);
 }
 
-/* Huge pages again where all 512 pages are back and none is protected; the kernel refuses the
- * rest. */
-static void collapse(struct ts_region *region)
-{
-	for (uint32_t first = 0; first + TS_CHUNK_PAGES <= region->nr_pages;
-	     first += TS_CHUNK_PAGES) {
-		unsigned n = 0;
-		while (n < TS_CHUNK_PAGES &&
-		       ts_word_is(ts_word_load(&region->words[first + n]), TS_RESIDENT) &&
-		       ts_heat_age(ts_heat_load(&region->heat[first + n])) == 0)
-			n++;
-		struct ts_shard *shard = ts_region_shard(region, first);
-		uint32_t run = 0;
-		ts_gate_share(&shard->gate);
-		uint64_t addr = ts_shard_addr(shard, first, &run);
-		ts_gate_unshare(&shard->gate);
-		uint64_t len_bytes = (uint64_t)TS_CHUNK_PAGES << TS_PAGE_SHIFT;
-		if (n == TS_CHUNK_PAGES && run >= TS_CHUNK_PAGES && addr % len_bytes == 0)
-			(void)ts_sys_madvise((void *)(uintptr_t)addr, len_bytes, MADV_COLLAPSE);
-	}
-}
-
 int ts_region_deactivate(struct ts_region *region)
 {
 	int rc = check_can(region, TS_CAN_TRACK, "deactivate");
@@ -63,7 +42,7 @@ int ts_region_deactivate(struct ts_region *region)
 		return rc;
 	/* Before the protection, which keeps the kernel from collapsing. */
 	if (region->has_collapse)
-		collapse(region);
+		ts_collapse_region(region);
 	rc = ts_track_deactivate(region);
 	ts_region_leave(region);
 	return rc;

@@ -55,7 +55,7 @@ int main(int argc, char **argv)
 	CHECK_EQ(madvise(guest.mem, mib << 20, MADV_HUGEPAGE), 0);
 	for (uint64_t page = 0; page < guest.nr_pages; page++)
 		guest_fill(&guest, page, 0);
-	(void)madvise(guest.mem, mib << 20, MADV_COLLAPSE);
+	thp_make(guest.mem, mib << 20);
 	guest_open(&guest);
 	int tier = guest_add_tier(&guest, "warm", "ram", NULL, mib << 20, TS_CODEC_LZ4, 4096, NULL);
 	CHECK_EQ(tier, 0);

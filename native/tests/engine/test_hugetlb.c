@@ -146,7 +146,6 @@ static void out_and_back(void)
 	guest_fill(&guest, 5, 1);
 	guest.versions[5] = 1;
 	CHECK_EQ(evict_all(&guest, 0).nr_evicted, PAGES);
-	CHECK(guest_stats(&guest)->nr_reused > 0);
 	CHECK_EQ(ts_region_prefetch(guest.region, 3 * HUGE_BYTES + GUEST_PAGE, GUEST_PAGE), 0);
 	CHECK_EQ(guest_stats(&guest)->nr_resident, UNIT);
 	CHECK_EQ(ts_region_serve(guest.region, 7 * HUGE_BYTES + 9 * GUEST_PAGE, 0), 0);
@@ -165,6 +164,34 @@ static void out_and_back(void)
 		CHECK_EQ(guest_stats(&guest)->failures[i], 0);
 	CHECK_EQ(ts_region_detach(guest.region), 0);
 	CHECK_EQ(nr_cached(&guest), PAGES);
+	guest_close(&guest);
+}
+
+/* In a tier with room for all of it: in a ladder that is nearly full the keeper gives up the copies
+ * of what is back, and how many are left when their pages leave is a race. */
+static void unchanged_is_not_stored_again(void)
+{
+	struct guest guest = { 0 };
+
+	NEED_HUGE(UNITS);
+	guest_map_huge(&guest, UNITS);
+	guest_open(&guest);
+	CHECK_EQ(guest_add_tier(&guest, "wide", "ram", NULL, 2ULL * UNITS * HUGE_BYTES,
+				TS_CODEC_LZ4, 16384, NULL), 0);
+	CHECK_EQ(ts_engine_start(guest.engine), 0);
+	guest_attach(&guest, (struct ts_region_options){ 0 });
+	CHECK_EQ(evict_all(&guest, 0).nr_reused, 0);
+	guest_check_all(&guest);
+	wait_resident(&guest, PAGES);
+	CHECK_EQ(guest_stats(&guest)->nr_kept, PAGES - PAGES / 8);
+	/* In the unit that came back last, whose hashes nobody else's have replaced. */
+	const uint64_t changed = PAGES - UNIT + 5;
+	guest_fill(&guest, changed, 1);
+	guest.versions[changed] = 1;
+	struct ts_evict_result result = evict_all(&guest, 0);
+	CHECK_EQ(result.nr_evicted, PAGES);
+	CHECK(result.nr_reused >= UNIT - UNIT / 8 - 1);
+	guest_check_all(&guest);
 	guest_close(&guest);
 }
 
@@ -435,6 +462,7 @@ static void corrupt(void)
 }
 
 CHECK_MAIN({ "cold_is_the_complement", cold_is_the_complement }, { "out_and_back", out_and_back },
+	   { "unchanged_is_not_stored_again", unchanged_is_not_stored_again },
 	   { "holes", holes }, { "touched_after_it_was_read", touched_after_it_was_read },
 	   { "given_up_meanwhile", given_up_meanwhile },
 	   { "faults_in_a_window", faults_in_a_window }, { "unmapped_units", unmapped_units },

@@ -300,6 +300,18 @@ static inline char *kern_anon_huge(size_t nr_huge)
 	return start;
 }
 
+/* A huge page of this one.  EAGAIN: somebody in the kernel (compaction, DAMON) holds one of its
+ * pages for a moment. */
+static inline int kern_collapse(void *area)
+{
+	const uint64_t end_ms = kern_now_ms() + KERN_TIMEOUT_MS;
+	int rc;
+	do
+		rc = madvise(area, KERN_HUGE, MADV_COLLAPSE) ? -errno : 0;
+	while (rc == -EAGAIN && kern_now_ms() < end_ms && !usleep(1000));
+	return rc;
+}
+
 static inline int kern_memfd(size_t nr_pages)
 {
 	int fd = memfd_create("kern", MFD_CLOEXEC);

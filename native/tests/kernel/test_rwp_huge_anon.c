@@ -35,10 +35,9 @@ int main(void)
 	CHECK_EQ(kern_rwclear(uffd, area + 100 * KERN_PAGE, 1), 0);
 	CHECK_EQ(kern_smaps_kib(area, huge_field), 0);
 	CHECK_EQ(kern_nr_accessed(area, NR), 1);
-	CHECK_EQ(madvise(area, KERN_HUGE, MADV_COLLAPSE), -1);
-	CHECK_EQ(errno, EINVAL);
+	CHECK_EQ(kern_collapse(area), -EINVAL);
 	CHECK_EQ(kern_rwclear(uffd, area, NR), 0);
-	CHECK_EQ(madvise(area, KERN_HUGE, MADV_COLLAPSE), 0);
+	CHECK_EQ(kern_collapse(area), 0);
 	CHECK_EQ(kern_smaps_kib(area, huge_field), 2048);
 	return 0;
 }

@@ -17,7 +17,7 @@ static char *huge_shared(void)
 	start = mmap(start, KERN_HUGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0);
 	CHECK(start != MAP_FAILED);
 	memset(start, 'o', KERN_HUGE);
-	if (madvise(start, KERN_HUGE, MADV_COLLAPSE) ||
+	if (kern_collapse(start) ||
 	    kern_smaps_kib(start, "ShmemPmdMapped:") != 2048)
 		KERN_SKIP("no huge page of shared memory to be had");
 	return start;
