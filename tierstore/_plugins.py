@@ -55,6 +55,10 @@ def _import(what: str, spec: str) -> object:
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f'the {what} "{spec}" can\'t be imported: {error}') from error
+    except Exception as error:
+        # A module of somebody's own may do anything, a syntax error included.
+        text = f"{type(error).__name__}: {error}"
+        raise ConfigError(f'the {what} "{spec}" can\'t be imported: {text}') from error
     return found
 
 

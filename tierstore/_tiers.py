@@ -12,6 +12,9 @@ from tierstore.errors import ConfigError, StoreError, check_error
 
 __all__ = ["add_tier", "read_dictionary", "set_numbers"]
 
+DICTIONARY_BYTES_MAX = 128 << 10
+"""The core's bound."""
+
 
 def read_dictionary(tier: TierConfig) -> bytes | None:
     """The dictionary to start with; ``auto`` is trained later, by the controller.
@@ -20,13 +23,21 @@ def read_dictionary(tier: TierConfig) -> bytes | None:
     """
     if tier.dictionary in ("none", "auto"):
         return None
+    would_do = '"none", "auto" or the path of a dictionary would do'
     try:
-        return Path(tier.dictionary).read_bytes()
-    except OSError as error:
+        with Path(tier.dictionary).open("rb") as file:
+            dictionary = file.read(DICTIONARY_BYTES_MAX + 1)
+    except (OSError, ValueError) as error:
         raise ConfigError(
-            f'the dictionary of the tier "{tier.name}" can\'t be read: {error}; '
-            f'"none", "auto" or the path of a dictionary would do'
+            f'the dictionary of the tier "{tier.name}" can\'t be read: {error}; {would_do}'
         ) from None
+    if not 8 <= len(dictionary) <= DICTIONARY_BYTES_MAX:
+        size = "less than 8" if len(dictionary) < 8 else f"more than {DICTIONARY_BYTES_MAX}"
+        raise ConfigError(
+            f'the dictionary of the tier "{tier.name}", {tier.dictionary}, has {size} bytes, '
+            f"and can't be one; {would_do}"
+        )
+    return dictionary
 
 
 def set_numbers(options: Any, tier: TierConfig) -> None:

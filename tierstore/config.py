@@ -48,6 +48,7 @@ BUILTIN_STORES = ("ram", "file", "lmdb")
 """Stores of the C core; ``tierstore.stores.registry`` knows those in Python."""
 
 TIER_MAX = 8
+DAY_S = 86400.0
 PAGE_BYTES = 4096
 
 
@@ -195,6 +196,20 @@ class TierConfig(_Model):
             raise ValueError(f"{value} bytes are too few; at least 1MiB")
         return value
 
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, value: Path | None) -> Path | None:
+        if value is not None and "\0" in str(value):
+            raise ValueError(f"{str(value)!r} has a byte 0 in it, which no path can have")
+        return value
+
+    @field_validator("demote_after")
+    @classmethod
+    def _check_demote_after(cls, value: float | None) -> float | None:
+        if value is not None and value > 30 * DAY_S:
+            raise ValueError("longer than 720h; without it nothing moves down for its age")
+        return value
+
     @field_validator("range")
     @classmethod
     def _check_range(cls, value: int) -> int:
@@ -253,6 +268,13 @@ class RegionConfig(_Model):
     """A page that came back is left alone for this many scans."""
     collapse: bool = False
 
+    @field_validator("probation")
+    @classmethod
+    def _check_probation(cls, value: float) -> float:
+        if value > 3600:
+            raise ValueError("longer than 1h: pages in probation are still in RAM")
+        return value
+
     @field_validator("policy", mode="before")
     @classmethod
     def _one_policy(cls, value: object) -> object:
@@ -281,6 +303,17 @@ class Config(_Model):
     @classmethod
     def _one_region(cls, value: object) -> object:
         return (value,) if isinstance(value, Mapping | RegionConfig) else value
+
+    @field_validator("region")
+    @classmethod
+    def _check_regions(cls, value: tuple[RegionConfig, ...]) -> tuple[RegionConfig, ...]:
+        names = [region.name for region in value]
+        twice = next((name for name in names if names.count(name) > 1), "")
+        if twice is None:
+            raise ValueError("two are for all regions, without a name; one of them can hold")
+        if twice:
+            raise ValueError(f'two are for the region "{twice}"; one of them can hold')
+        return value
 
     def region_for(self, name: str | None) -> RegionConfig:
         """The settings for the region of that name, else those for all."""

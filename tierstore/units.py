@@ -43,6 +43,8 @@ _TIME_UNITS_S = {
     "h": 3600.0,
     "d": 86400.0,
 }
+SIZE_MAX = 1 << 60
+TIME_MAX_S = 1e12
 _NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([A-Za-z%]*)\s*")
 
 SIZE_HINT = 'write a number with B, KiB, MiB, GiB or TiB, such as "512MiB"'
@@ -78,10 +80,14 @@ def parse_size(value: str | int) -> int:
     if isinstance(value, int):
         if value < 0:
             raise ValueError(f"{value} is negative; {SIZE_HINT}")
+        if value > SIZE_MAX:
+            raise ValueError(f"{value} bytes are more than {SIZE_MAX >> 40}TiB")
         return value
     number, unit = _split(value, SIZE_HINT, "size")
     if unit not in _SIZE_UNITS:
         raise ValueError(f"{value!r} has an unknown unit; {SIZE_HINT}")
+    if number * _SIZE_UNITS[unit] > SIZE_MAX:
+        raise ValueError(f"{value!r} is more than {SIZE_MAX >> 40}TiB")
     return int(number * _SIZE_UNITS[unit])
 
 
@@ -90,12 +96,14 @@ def parse_duration_s(value: str | int | float) -> float:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"{value!r} is not a time; {TIME_HINT}")
     if isinstance(value, int | float):
-        if not 0 <= value < 1e12:
+        if not 0 <= value < TIME_MAX_S:
             raise ValueError(f"{value} is not a time; {TIME_HINT}")
         return float(value)
     number, unit = _split(value, TIME_HINT, "time")
     if unit not in _TIME_UNITS_S:
         raise ValueError(f"{value!r} has an unknown unit; {TIME_HINT}")
+    if not number * _TIME_UNITS_S[unit] < TIME_MAX_S:
+        raise ValueError(f"{value!r} is too long a time; {TIME_HINT}")
     return number * _TIME_UNITS_S[unit]
 
 
@@ -117,7 +125,9 @@ def parse_share_or_size(value: str | int | Share) -> Share | int:
         return Share(number)
     try:
         return parse_size(value)
-    except ValueError:
+    except ValueError as error:
+        if "more than" in str(error):
+            raise
         raise ValueError(f"{value!r} is neither a size nor a share; {SHARE_HINT}") from None
 
 

@@ -337,8 +337,10 @@ def test_what_makes_no_sense_is_said(arguments: list[str], words: str) -> None:
     [
         ('store = "python-file"\npath = "{folder}/f"\n', "written in Python"),
         ('store = "ram"\ncodec = "zstd"\ndictionary = "{folder}/d"\n', r"read: .*No such file"),
+        ('store = "ram"\ncodec = "zstd"\ndictionary = "/dev/null"\n', "less than 8 bytes"),
+        ('store = "ram"\ncodec = "zstd"\ndictionary = "/dev/zero"\n', "more than 131072 bytes"),
     ],
-    ids=["a store in Python", "no dictionary"],
+    ids=["a store in Python", "no dictionary", "an empty one", "an endless one"],
 )
 def test_a_tier_that_can_not_be_is_refused(tier: str, words: str, tmp_path: Path) -> None:
     """Before the program runs."""

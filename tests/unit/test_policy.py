@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,9 +110,31 @@ def test_policies_plug_in_by_path() -> None:
     assert policy_for_region(region, 10.0).decide(tick()).bytes_max == 0
 
 
+class Impossible(Never):
+    """Its constructor has a bug."""
+
+    def __init__(self, *, options: Mapping[str, object]) -> None:
+        super().__init__(options=options)
+        raise LookupError("no moon tonight")
+
+
+def test_a_module_with_a_bug_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tierstore_broken.py").write_text("class Mine(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r'"tierstore_broken:Mine" can.t be .*SyntaxError'):
+        policy_for_region(RegionConfig(policy=("tierstore_broken:Mine",)), 10.0)
+
+
+@pytest.mark.parametrize("limit", [0, -4, "many", [1], True, 1.5])
+def test_a_limit_of_refaults_that_is_none(limit: Any) -> None:
+    with pytest.raises(ConfigError, match=r"policy_options\.refault_limit"):
+        RefaultLimit(options={"refault_limit": limit})
+
+
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
+        (f"{__name__}:Impossible", ["Impossible", "LookupError: no moon tonight"]),
         ("budgt", ["budgt", '"budget"', "min-age", "default"]),
         ("no.such.module:X", ["no.such.module:X", "imported"]),
         (f"{__name__}:tick", ["Policy"]),

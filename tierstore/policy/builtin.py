@@ -23,8 +23,14 @@ def _option(kind: str, options: Mapping[str, object], key: str, parse: Any) -> A
         raise ConfigError(f'policy_options: the policy "{kind}" needs "{key}"')
     try:
         return parse(options[key])
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"policy_options.{key}: {error}") from None
+
+
+def _positive(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    raise ValueError(f"{value!r} is no whole number above 0")
 
 
 class Budget(Policy):
@@ -118,7 +124,7 @@ class RefaultLimit(Policy):
     ) -> None:
         super().__init__(options=options or {})
         if refaults_per_s is None:
-            refaults_per_s = _option(self.kind, self.options, "refault_limit", int)
+            refaults_per_s = _option(self.kind, self.options, "refault_limit", _positive)
         self.refaults_per_s: int = refaults_per_s
         self._refaults_before: int | None = None
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tierstore import _plugins
 from tierstore.abc import Decision, Policy, Tick
 from tierstore.config import RegionConfig
+from tierstore.errors import ConfigError, TierstoreError
 from tierstore.policy.builtin import Budget, EvictRate, MinAge, RefaultLimit
 
 __all__ = ["AllOf", "policy_for_region"]
@@ -43,6 +44,18 @@ def _default(region: RegionConfig, interval_s: float) -> list[Policy]:
     return policies
 
 
+def _construct(name: str, cls: type, region: RegionConfig) -> Policy:
+    """Somebody's own, too, whose constructor may say no in its own words."""
+    try:
+        made: Policy = cls(options=region.policy_options)
+    except TierstoreError:
+        raise
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise ConfigError(f'the policy "{name}" can\'t be made: {text}') from error
+    return made
+
+
 def policy_for_region(region: RegionConfig, interval_s: float) -> Policy:
     """A new policy object as configured.  Raises ``ConfigError`` for an unknown name or option."""
     policies: list[Policy] = []
@@ -52,5 +65,5 @@ def policy_for_region(region: RegionConfig, interval_s: float) -> Policy:
             continue
         names = BUILTIN | {"default": Policy}
         cls = _plugins.find_class("policy", _plugins.POLICY_GROUP, name, names, Policy)
-        policies.append(cls(options=region.policy_options))
+        policies.append(_construct(name, cls, region))
     return policies[0] if len(policies) == 1 else AllOf(policies)
