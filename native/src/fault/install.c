@@ -61,6 +61,15 @@ struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, con
 	return result;
 }
 
+struct ts_uffd_result ts_install_staged(struct ts_shard *shard, uint32_t page,
+					const uint8_t *slot)
+{
+	/* A slot that is filled stays so while the page is COMING from it. */
+	return ts_pagemap_is_filled(shard->region->pagemap_fd, (uintptr_t)slot) ?
+	       ts_install_copy(shard, page, slot) :
+	       (struct ts_uffd_result){ .outcome = TS_UFFD_ABSENT };
+}
+
 struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page)
 {
 	struct ts_uffd_result result = { .outcome = TS_UFFD_GONE };

@@ -14,6 +14,10 @@
 /* Installs a page that the caller owns (COMING) and wakes its waiters; zeros if the guest gave it
  * up. */
 struct ts_uffd_result ts_install_copy(struct ts_shard *shard, uint32_t page, const void *contents);
+/* From a slot of the staging area, which may still be empty (TS_UFFD_ABSENT): to read it then could
+ * mean to wait for ourselves (memory/staging.h). */
+struct ts_uffd_result ts_install_staged(struct ts_shard *shard, uint32_t page,
+					const uint8_t *slot);
 struct ts_uffd_result ts_install_zero(struct ts_shard *shard, uint32_t page);
 struct ts_uffd_result ts_install_poison(struct ts_shard *shard, uint32_t page);
 /* Lifts a write protection and wakes; 0 or -errno. */

@@ -142,7 +142,7 @@ static enum ts_serve_outcome serve_staged(struct ts_serve_ctx *ctx, struct ts_sh
 
 	if (!ts_word_swap(slot, &word, coming))
 		return TS_SERVE_LATER;
-	struct ts_uffd_result result = ts_install_copy(
+	struct ts_uffd_result result = ts_install_staged(
 		shard, page, ts_staging_slot(&ctx->engine->staging, ts_word_payload(leaving)));
 	switch (result.outcome) {
 	case TS_UFFD_DONE:

@@ -4,8 +4,10 @@
  *
  * What the kernel gives us: UFFDIO_MOVE (6.8) takes a page out of the guest's page table and puts
  * it into ours, atomically, without a fault, also from write-protected entries, whose protection it
- * drops.  It is issued on the staging area's userfaultfd: the destination must be registered there,
- * and an event queued on the guest's does not disturb it.
+ * drops.  It takes from any mapping, and after a munmap whose event we have not read the one at a
+ * page's address may be other memory of the process.  So it is issued on the guest's userfaultfd,
+ * which the destination is registered with for that time (staging.h): the kernel then refuses it,
+ * in the same step, from the moment on at which the guest's mappings change until we have read so.
  * What that means here: once moved, a page can't change under the encoder; a touch is a MISSING
  * fault, which the fault server answers with a copy of the slot while the word says LEAVING.
  * What the kernel says need not be what it did: with swap in play MOVE reports pages that it has
@@ -40,13 +42,10 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 {
 	unsigned end = i + nr_pages, nr_retries = 0;
 
-	/* MOVE takes from any mapping, and after a munmap the next one at this address is not
-	 * ours. */
-	if (ts_uffd_is_changing(shard->uffd))
-		return;
+	TS_PHASE(TS_PHASE_ADDRESS);
 	while (i < end) {
 		struct ts_uffd_result result =
-			ts_uffd_move(batch->staging->uffd,
+			ts_uffd_move(shard->uffd,
 				     (uintptr_t)batch->data + ((uint64_t)i << TS_PAGE_SHIFT), addr,
 				     (uint64_t)(end - i) << TS_PAGE_SHIFT);
 		for (unsigned n = 0; n < result.done_bytes >> TS_PAGE_SHIFT; n++)
@@ -54,10 +53,14 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		addr += result.done_bytes;
 		if (i == end)
 			return;
-		/* After a short answer the next call tells why; a race in the kernel passes. */
-		if (result.outcome == TS_UFFD_RETRY &&
-		    (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
-			continue;
+		/* After a short answer the next call tells why; a race in the kernel passes, and an
+		 * event does not while we share the gate. */
+		bool is_over = false;
+		if (result.outcome == TS_UFFD_RETRY) {
+			is_over = !result.done_bytes && ts_uffd_is_changing(shard->uffd);
+			if (!is_over && (result.done_bytes > 0 || nr_retries++ < RETRY_MAX))
+				continue;
+		}
 		/* The slot tells the truth: it was empty.  Where the page was swapped out, MOVE may
 		 * move it, try again inside the kernel, and report the slot it has just filled
 		 * (EEXIST).
@@ -69,10 +72,28 @@ static void move_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i,
 		else if (result.outcome == TS_UFFD_ABSENT)
 			ts_pageset_add(&batch->holes, i);
 		else
-			ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], 1);
+			ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], !is_over);
+		if (is_over)
+			return;
 		i++;
 		addr += TS_PAGE_BYTES;
 	}
+}
+
+/* What can't be moved stays with the guest. */
+static void move_all(struct ts_batch *batch)
+{
+	int uffd = ts_region_shard(batch->region, batch->first_page)->uffd;
+	struct ts_pageset all = batch->owned;
+
+	if (!ts_pageset_count(&all))
+		return;
+	if (ts_staging_lend(batch->staging, batch->segment, uffd)) {
+		ts_bump(&batch->region->counters.failures[TS_FAIL_TAKE], ts_pageset_count(&all));
+		return;
+	}
+	ts_batch_each_run(batch, &all, TS_LEAVING, RUN_MAX, move_run);
+	ts_staging_lend_end(batch->staging, batch->segment, uffd);
 }
 
 static void wake_run(struct ts_batch *batch, struct ts_shard *shard, unsigned i, unsigned nr_pages,
@@ -117,9 +138,8 @@ static void take(struct ts_batch *batch)
 	ts_batch_drop_cancelled(batch);
 	if (batch->skip_touched)
 		drop_touched(batch);
-	moved = batch->owned;
 	batch->scratch = batch->holes = (struct ts_pageset){ { 0 } };
-	ts_batch_each_run(batch, &moved, TS_LEAVING, RUN_MAX, move_run);
+	move_all(batch);
 	/* Not moved: MOVE refused them, or a stale fault held them for a moment, or they have no
 	 * address. They are still the guest's. */
 	TS_PAGESET_EACH(i, &batch->owned) {

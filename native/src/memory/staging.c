@@ -72,6 +72,38 @@ int64_t ts_staging_acquire(struct ts_staging *staging)
 	return staging->nr_free ? (int64_t)staging->free_list[--staging->nr_free] : TS_ELIMIT;
 }
 
+static uint64_t segment_addr(const struct ts_staging *staging, uint32_t segment)
+{
+	return (uintptr_t)staging->base + (uint64_t)segment * SEGMENT_BYTES;
+}
+
+int ts_staging_lend(struct ts_staging *staging, uint32_t segment, int uffd)
+{
+	uint64_t addr = segment_addr(staging, segment);
+	int rc = ts_uffd_unregister(staging->uffd, addr, SEGMENT_BYTES);
+
+	if (!rc)
+		rc = ts_uffd_register(uffd, addr, SEGMENT_BYTES, UFFDIO_REGISTER_MODE_MISSING);
+	if (rc)
+		(void)ts_uffd_register(staging->uffd, addr, SEGMENT_BYTES,
+				       UFFDIO_REGISTER_MODE_MISSING);
+	return rc;
+}
+
+/* What fails twice is left as it is: a segment that stays with the guest's userfaultfd is emptied
+ * with an event that concerns no page, and can't be lent to another one before that is closed; one
+ * that is registered nowhere can. */
+void ts_staging_lend_end(struct ts_staging *staging, uint32_t segment, int uffd)
+{
+	uint64_t addr = segment_addr(staging, segment);
+
+	if (ts_uffd_unregister(uffd, addr, SEGMENT_BYTES))
+		(void)ts_uffd_unregister(uffd, addr, SEGMENT_BYTES);
+	if (ts_uffd_register(staging->uffd, addr, SEGMENT_BYTES, UFFDIO_REGISTER_MODE_MISSING))
+		(void)ts_uffd_register(staging->uffd, addr, SEGMENT_BYTES,
+				       UFFDIO_REGISTER_MODE_MISSING);
+}
+
 void ts_staging_release(struct ts_staging *staging, uint32_t segment)
 {
 	uint8_t *addr = staging->base + (uint64_t)segment * SEGMENT_BYTES;

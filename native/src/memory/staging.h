@@ -5,7 +5,8 @@
  *
  * Address space only: the pages in it are the guest's own, moved.  The area has a userfaultfd of
  * its own, because MOVE wants a registered destination, with UFFD_FEATURE_SIGBUS, so that a read of
- * an empty slot by mistake fails instead of waiting for a fault thread that does not exist; and it
+ * an empty slot by mistake fails instead of waiting for a fault thread that does not exist (while a
+ * segment is lent nobody reads a slot that may be empty); and it
  * is excluded from children, since a page that a child shares can't be moved.
  */
 #ifndef TS_MEMORY_STAGING_H
@@ -28,6 +29,11 @@ int ts_staging_init(struct ts_staging *staging, uint64_t size_bytes);
 void ts_staging_finish(struct ts_staging *staging);
 /* A free segment's number, or TS_ELIMIT. */
 int64_t ts_staging_acquire(struct ts_staging *staging);
+/* For the time of moving pages to it the segment is registered with the userfaultfd of the memory
+ * that they come from, on which MOVE is then issued: so it is refused, in one step with the move,
+ * while that memory's mappings change.  0 or -errno. */
+int ts_staging_lend(struct ts_staging *staging, uint32_t segment, int uffd);
+void ts_staging_lend_end(struct ts_staging *staging, uint32_t segment, int uffd);
 /* Empties the segment and takes it back. */
 void ts_staging_release(struct ts_staging *staging, uint32_t segment);
 

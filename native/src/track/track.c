@@ -213,6 +213,9 @@ static void set_pace(struct pace *pace, uint32_t nr_pages, ts_mono_ns took_ns)
 
 /* The gate is shared during the call (some 30 us), and nothing is done while an event is under way:
  * what is mapped at an address that the guest has unmapped may be anything, and is not ours to zap.
+ * The protections refuse that by themselves.  For a zap the look is all there is: a thread that is
+ * put aside between it and the madvise() may zap what another one has mapped there meanwhile, which
+ * hurts if that is private (ARCHITECTURE.md).  Memory of another process is never zapped.
  * A page that is left out counts as touched. */
 static int deactivate_next(struct ts_shard *shard, uint32_t *page, uint32_t end, struct pace *pace)
 {

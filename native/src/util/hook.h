@@ -46,6 +46,7 @@ enum ts_phase {
 	TS_PHASE_DETACH,       /* detach: draining has begun */
 	TS_PHASE_DEMOTE,       /* keeper: the new frame is stored, nothing published yet */
 	TS_PHASE_WINDOW,       /* evictor: sync mode, last look done, not yet punched */
+	TS_PHASE_ADDRESS,      /* evictor: it knows where pages are, and has not moved them */
 	TS_PHASE_COUNT
 };
 

@@ -102,11 +102,52 @@ static void foreign_memory(bool is_memfd)
 	guest_close(&guest);
 }
 
+static void *evict_thread(void *arg)
+{
+	evict_all(arg);
+	return NULL;
+}
+
+/* The same, and it happens after the evictor has looked where its pages are. */
+static void foreign_at_the_last_moment(void)
+{
+	struct guest guest;
+	pthread_t evictor, unmapper;
+	unsigned char *foreign = MAP_FAILED;
+
+	begin_with(&guest, false, (struct ts_engine_options){ .nr_evict_threads = 1 });
+	/* The first run of pages that is moved lies in what is unmapped. */
+	CHECK_EQ(ts_region_discard(guest.region, 0, bytes(FIRST)), 0);
+	ts_hook_park(TS_PHASE_ADDRESS);
+	CHECK_EQ(pthread_create(&evictor, NULL, evict_thread, &guest), 0);
+	CHECK_EQ(ts_hook_wait(TS_PHASE_ADDRESS, TIMEOUT_MS), 0);
+	CHECK_EQ(pthread_create(&unmapper, NULL, unmap_thread, &guest), 0);
+	for (unsigned ms = 0; foreign == MAP_FAILED && ms < TIMEOUT_MS; ms++) {
+		foreign = mmap(at(&guest, FIRST), bytes(COUNT), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		usleep(1000);
+	}
+	CHECK(foreign != MAP_FAILED);
+	memset(foreign, 0xab, bytes(COUNT));
+	ts_hook_release(TS_PHASE_ADDRESS);
+	pthread_join(evictor, NULL);
+	pthread_join(unmapper, NULL);
+	for (size_t i = 0; i < bytes(COUNT); i++)
+		CHECK_EQ(foreign[i], 0xab);
+	expect_gone(&guest, COUNT);
+	for (uint64_t page = 0; page < FIRST; page++)
+		atomic_store(&guest.versions[page], GUEST_ZEROED);
+	for (uint64_t page = 0; page < FIRST + COUNT; page++)
+		guest_fill(&guest, page, atomic_load(&guest.versions[page]));
+	guest_close(&guest);
+}
+
 static void foreign_anon(void) { foreign_memory(false); }
 static void foreign_memfd(void) { foreign_memory(true); }
 #else
 static void foreign_anon(void) { SKIP("needs a build with hooks"); }
 static void foreign_memfd(void) { SKIP("needs a build with hooks"); }
+static void foreign_at_the_last_moment(void) { SKIP("needs a build with hooks"); }
 #endif
 
 static void move_to(void *from, size_t len_bytes, void *to)
@@ -244,6 +285,7 @@ static void move_more_than_bound(void)
 
 CHECK_MAIN({ "unmap_middle", unmap_middle }, { "unmap_everything", unmap_everything },
 	   { "foreign_anon", foreign_anon }, { "foreign_memfd", foreign_memfd },
+	   { "foreign_at_the_last_moment", foreign_at_the_last_moment },
 	   { "move_whole", move_whole }, { "move_part", move_part },
 	   { "move_dontunmap", move_dontunmap },
 	   { "unmap_more_than_bound", unmap_more_than_bound },
