@@ -203,15 +203,27 @@ void tsp_host_want(void)
 
 /* ---- Forks --------------------------------------------------------------------------------- */
 
+/* A handler that forks would wait for the fork that it interrupts.  What an instruction of the
+ * thread's own raises stays open: blocked, it would end a program whose fork handlers count on it.
+ */
+static void block_handlers(sigset_t *before)
+{
+	static const int own[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
+	sigset_t all;
+
+	sigfillset(&all);
+	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(&all, own[i]);
+	pthread_sigmask(SIG_BLOCK, &all, before);
+}
+
 void tsp_fork_prepare(void)
 {
-	sigset_t all, before;
+	sigset_t before;
 
 	if (!is_on)
 		return;
-	/* A handler that forks would wait for the fork that it interrupts. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
+	block_handlers(&before);
 	pthread_mutex_lock(&fork_lock);
 	forkers_mask = before;
 	atomic_store(&is_pausing, 1);
