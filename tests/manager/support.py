@@ -25,6 +25,9 @@ WAIT_S = 60.0
 """Longer than anything takes but what hangs."""
 
 CONFIG = """
+[manager]
+handshake_timeout = "60s"
+
 [engine]
 interval = "100ms"
 

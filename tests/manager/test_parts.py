@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tierstore.errors import ConfigError
 from tierstore.manager import addresses, handover
 from tierstore.manager.cloud_hypervisor import CloudHypervisor
 from tierstore.manager.config import ServeConfig
+from tierstore.manager.connection import Connection
+from tierstore.manager.loop import Loop
 from tierstore.manager.peer import Peer, start_time
 from tierstore.manager.protocol import Handoff, MessageError, Piece
 from tierstore.manager.restore import STEP_PAGES, WorkingSet, runs
@@ -53,6 +57,41 @@ def test_one_entry_is_for_all() -> None:
 def test_the_example_is_right() -> None:
     config = ServeConfig.load(ROOT / "examples" / "manager.toml")
     assert config.manager.listen and config.vm
+
+
+def test_a_manager_that_is_late_itself_reads_before_it_refuses(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was sent in time lies in the socket when the time is over."""
+    loop = Loop()
+    ours, theirs = socket.socketpair()
+
+    def busy() -> None:
+        theirs.sendall(b"nonsense")
+        time.sleep(0.05)
+
+    with ours, theirs, contextlib.closing(Peer.of(ours)) as peer:
+        connection = Connection(
+            loop,
+            ours,
+            peer,
+            Path("vmm.sock"),
+            deliver=lambda *_: None,
+            left=lambda _: None,
+            patience_s=0.02,
+        )
+        loop.post(busy)
+        loop.step()
+        assert not connection.is_open
+    loop.close()
+    [record] = caplog.records
+    assert "which is none of" in record.getMessage()
+
+
+@pytest.mark.parametrize("limit", [0, "10ms", "2h"])
+def test_a_handshake_takes_a_while(limit: object) -> None:
+    with pytest.raises(ConfigError, match=r"manager\.handshake_timeout"):
+        ServeConfig.from_dict({"tier": [], "manager": {"handshake_timeout": limit}})
 
 
 @pytest.mark.parametrize("line", ['budget = "many"', "weight = 0", "collapse = true", "pid = 0"])

@@ -20,7 +20,9 @@ from tierstore.manager.vm import Vm
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
     """A manager whose loop the test drives."""
-    config = ServeConfig.from_text(CONFIG + f'[manager]\nlisten = "{tmp_path / "vmm.sock"}"\n')
+    config = ServeConfig.from_text(
+        CONFIG.replace("[manager]", f'[manager]\nlisten = "{tmp_path / "vmm.sock"}"')
+    )
     with Engine(config) as engine:
         manager = Manager(config, engine)
         yield manager

@@ -66,15 +66,17 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("[manager]\nmode = 660\n", 'write it in quotes, such as "0660"'),
-        ('[manager]\nusers = ["no-such-user"]\n', 'no user "no-such-user"'),
+        ("mode = 660", 'write it in quotes, such as "0660"'),
+        ('users = ["no-such-user"]', 'no user "no-such-user"'),
         ('[[vm]]\npolicy = "no-such-policy"\n', "no-such-policy"),
         ('[[vm]]\ncolour = "red"\n', "colour"),
     ],
     ids=["mode", "user", "policy", "key"],
 )
 def test_a_wrong_configuration_is_told_at_the_start(text: str, said: str, tmp_path: Path) -> None:
-    with Serve(tmp_path, config=CONFIG + text, wait=False) as manager:
+    is_table = text.startswith("[[")
+    config = CONFIG + text if is_table else CONFIG.replace("[manager]", f"[manager]\n{text}")
+    with Serve(tmp_path, config=config, wait=False) as manager:
         assert manager.process.wait(timeout=60) == 2
         assert said in manager.log
         assert "Traceback" not in manager.log
@@ -85,7 +87,7 @@ def test_other_users_are_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:3]:
         parent.chmod(parent.stat().st_mode | 0o011)
-    config = CONFIG + '[manager]\nmode = "0666"\n'
+    config = CONFIG.replace("[manager]", '[manager]\nmode = "0666"')
     with Serve(tmp_path, config=config) as manager:
         pid = os.fork()
         if pid == 0:
@@ -135,8 +137,13 @@ def test_a_signal_that_another_thread_gets_ends_it_too(serve: Serve) -> None:
     assert serve.process.wait(timeout=60) == 0
 
 
-def test_whoever_says_nothing_is_closed(serve: Serve) -> None:
+def test_whoever_says_nothing_is_closed(tmp_path: Path) -> None:
     """A slow loris and a silent one, while others come and go."""
+    with Serve(tmp_path, config=CONFIG.replace("60s", "1s")) as manager:
+        _say_nothing(manager)
+
+
+def _say_nothing(serve: Serve) -> None:
     silent, slow = connected(serve.socket), connected(serve.socket)
     slow.sendall(b"[")
     with connected(serve.socket) as hasty:

@@ -138,7 +138,7 @@ def test_a_program_that_forks_does_not_wait_for_its_dictionary(
     region = SimpleNamespace(can_evict=False, sample=lambda *_, **__: [bytes(PAGE)] * SAMPLES_MIN)
     config = Config.from_dict({"engine": {"interval": "10ms"}, "tier": [tier]})
     engine: Any = SimpleNamespace(config=config, regions=[region], set_dictionary=gone)
-    cycle = Cycle(engine)
+    cycle = Cycle(engine, print)
     cycle.start()
     assert begun.wait(60)
     cycle.stop()

@@ -8,7 +8,6 @@ __all__ = [
     "CONNECTIONS_PER_PID_MAX",
     "DEPTH_MAX",
     "DIGITS_MAX",
-    "HANDSHAKE_S",
     "MEMFDS_MAX",
     "MESSAGE_BYTES_MAX",
     "PAGE_BYTES",
@@ -41,10 +40,6 @@ REGION_BYTES_MAX = 512 << 30
 
 MEMFDS_MAX = 16
 """Descriptors beside the userfaultfd: one a range."""
-
-HANDSHAKE_S = 5.0
-"""From the connection to a whole message with its userfaultfd.  Who takes longer is closed; a VMM
-sends at once."""
 
 CONNECTIONS_MAX = 128
 CONNECTIONS_PER_PID_MAX = 4

@@ -80,6 +80,9 @@ class ManagerConfig(_Model):
     tiers goes on.  On a tmpfs, best below ``/run``; no tier may be ``ram``."""
     hot_add: Size | None = None
     """Room for memory that is plugged into a VM later; default: as much as it begins with."""
+    handshake_timeout: Duration = 5.0
+    """From a VMM's connection to a whole message with its userfaultfd: who takes longer is closed.
+    A VMM sends at once; more than this is for hosts that stop their VMMs or are far too busy."""
     drain_timeout: Duration = 300.0
     """At the end, for VMs that no state folder keeps: so long may they take to come back."""
     share_above: Pct = 80
@@ -87,6 +90,13 @@ class ManagerConfig(_Model):
     room for others that have less than theirs."""
     restore_rate: Rate | None = None
     """Snapshots: bytes a second that come in ahead of the guest's need; default: no limit."""
+
+    @field_validator("handshake_timeout")
+    @classmethod
+    def _check_handshake_timeout(cls, value: float) -> float:
+        if not 0.1 <= value <= 3600:
+            raise ValueError("must lie between 100ms and 1h")
+        return value
 
 
 _MATCHERS = ("name", "socket", "pid")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tierstore.errors import TierstoreError
 from tierstore.manager import addresses
-from tierstore.manager.bounds import HANDSHAKE_S, MEMFDS_MAX
+from tierstore.manager.bounds import MEMFDS_MAX
 from tierstore.manager.loop import Loop, Timer
 from tierstore.manager.peer import Peer
 from tierstore.manager.protocol import Handoff, Message, MessageError, Protocol, find_protocol
@@ -46,6 +46,7 @@ class Connection:
         *,
         deliver: Deliver,
         left: Left,
+        patience_s: float,
     ) -> None:
         """``deliver`` gets each message, and calls ``proceed`` or ``close`` when it is done."""
         self.peer = peer
@@ -59,7 +60,8 @@ class Connection:
         self._head = b""
         self._fds: list[int] = []
         self._messages: deque[Message] = deque()
-        self._deadline: Timer | None = loop.after(HANDSHAKE_S, self._on_deadline)
+        self._deadline: Timer | None = loop.after(patience_s, self._on_deadline)
+        self._patience_s = patience_s
         connected.setblocking(False)
         loop.watch(connected.fileno(), self._on_readable)
 
@@ -69,9 +71,13 @@ class Connection:
     # ---- Reading ------------------------------------------------------------------------
 
     def _on_deadline(self) -> None:
+        # It may have been us who were late, and what it sent in time is still to be read.
+        self._on_readable()
+        if self._deadline is None:
+            return
         self._deadline = None
         what = "no userfaultfd" if self._messages else "no whole message"
-        self.refuse(f"{what} came within {HANDSHAKE_S:g} s")
+        self.refuse(f"{what} came within {self._patience_s:g} s (handshake_timeout)")
 
     def _on_readable(self) -> None:
         try:

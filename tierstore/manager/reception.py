@@ -38,6 +38,7 @@ class Reception:
         self._deliver = deliver
         self._left = left
         self._users = user_ids(settings.users) or frozenset({os.geteuid(), 0})
+        self._patience_s = settings.handshake_timeout
         self.connections: set[Connection] = set()
         group = None if settings.group is None else group_id(settings.group)
         self._listeners: list[Listener] = []
@@ -92,7 +93,13 @@ class Reception:
             raise
         self.connections.add(
             Connection(
-                self._loop, connected, peer, path, deliver=self._deliver, left=self._on_left
+                self._loop,
+                connected,
+                peer,
+                path,
+                deliver=self._deliver,
+                left=self._on_left,
+                patience_s=self._patience_s,
             )
         )
 
