@@ -231,14 +231,18 @@ static inline void guest_check_all(struct guest *guest)
 	}
 }
 
-/* The same, and waits for neighbours of what it touched last, which may still be on their way back:
- * until all of nr_pages are there. */
-static inline void guest_check_and_rest(struct guest *guest, uint64_t nr_pages)
+/* Until so many pages are there: neighbours of what was touched last may be on their way back. */
+static inline void guest_wait_resident(struct guest *guest, uint64_t nr_pages)
 {
-	guest_check_all(guest);
 	for (unsigned ms = 0; guest_stats(guest)->nr_resident != nr_pages && ms < 60000; ms++)
 		usleep(1000);
 	CHECK_EQ(guest_stats(guest)->nr_resident, nr_pages);
+}
+
+static inline void guest_check_and_rest(struct guest *guest, uint64_t nr_pages)
+{
+	guest_check_all(guest);
+	guest_wait_resident(guest, nr_pages);
 }
 
 static inline void guest_unmap(struct guest *guest)

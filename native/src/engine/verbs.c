@@ -176,8 +176,9 @@ int ts_region_discard(struct ts_region *region, uint64_t offset_bytes, uint64_t 
 
 /* ---- Training --------------------------------------------------------------------------- */
 
-/* Copies a resident page.  The guest may write while we read: a torn sample is as good as any for
- * training. */
+/* Copies a resident page.  The guest may write while we read, or may have given the page up (after
+ * MADV_FREE it reads as it was for a while): such a sample is as good as any for training, and
+ * nothing else is made of it. */
 static bool copy_page(struct ts_region *region, uint32_t page, void *buf)
 {
 	struct ts_shard *shard = ts_region_shard(region, page);

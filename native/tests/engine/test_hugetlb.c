@@ -72,11 +72,6 @@ static uint64_t nr_cached(struct guest *guest)
 	return (uint64_t)st.st_blocks * 512 / GUEST_PAGE;
 }
 
-static void wait_resident(struct guest *guest, uint64_t nr_pages)
-{
-	WAIT_FOR(guest_stats(guest)->nr_resident == nr_pages);
-}
-
 static struct ts_evict_result evict_all(struct guest *guest, uint32_t age_min)
 {
 	return guest_evict(guest, PAGES * GUEST_PAGE, age_min, true);
@@ -141,7 +136,7 @@ static void out_and_back(void)
 	CHECK_EQ(result.nr_filled, PAGES / 8);
 	CHECK_EQ(nr_cached(&guest), 0);
 	guest_check_all(&guest);
-	wait_resident(&guest, PAGES);
+	guest_wait_resident(&guest, PAGES);
 	/* A part of it has changed. */
 	guest_fill(&guest, 5, 1);
 	guest.versions[5] = 1;
@@ -182,7 +177,7 @@ static void unchanged_is_not_stored_again(void)
 	guest_attach(&guest, (struct ts_region_options){ 0 });
 	CHECK_EQ(evict_all(&guest, 0).nr_reused, 0);
 	guest_check_all(&guest);
-	wait_resident(&guest, PAGES);
+	guest_wait_resident(&guest, PAGES);
 	CHECK_EQ(guest_stats(&guest)->nr_kept, PAGES - PAGES / 8);
 	/* In the unit that came back last, whose hashes nobody else's have replaced. */
 	const uint64_t changed = PAGES - UNIT + 5;
@@ -212,7 +207,7 @@ static void holes(void)
 	for (unsigned i = 0; i < 2 * UNIT; i++)
 		guest.versions[2 * UNIT + i] = GUEST_ZEROED;
 	CHECK(guest_is_right(&guest, 2 * UNIT + 7, GUEST_ZEROED));
-	wait_resident(&guest, PAGES - UNIT);
+	guest_wait_resident(&guest, PAGES - UNIT);
 	evict_all(&guest, 0);
 	CHECK_EQ(nr_cached(&guest), 0);
 	/* Given up while it is away; a part of one can't be. */
@@ -229,7 +224,7 @@ static void holes(void)
 	for (unsigned i = 0; i < UNIT; i++)
 		guest.versions[5 * UNIT + i] = GUEST_ZEROED;
 	guest_check_all(&guest);
-	wait_resident(&guest, PAGES);
+	guest_wait_resident(&guest, PAGES);
 	evict_all(&guest, 0);
 	guest_close(&guest);
 }
