@@ -185,9 +185,15 @@ class Publisher:
                 continue
             with self._lock:
                 self._clients.add(connection)
-            threading.Thread(
+            thread = threading.Thread(
                 target=self._serve, args=(connection,), name="tierstore-client", daemon=True
-            ).start()
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                # No thread to be had now: who asks is hung up on, and others are served later.
+                connection.close()
+                self._done(connection)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
@@ -198,9 +204,12 @@ class Publisher:
         except OSError:
             pass  # the client has gone
         finally:
-            with self._lock:
-                self._clients.discard(connection)
-            self._slots.release()
+            self._done(connection)
+
+    def _done(self, connection: socket.socket) -> None:
+        with self._lock:
+            self._clients.discard(connection)
+        self._slots.release()
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:

@@ -259,3 +259,26 @@ def test_what_never_listened_is_removed() -> None:
     (folder / f"{os.getpid()}.new").touch()
     assert control.find_publishers() == []
     assert [path.name for path in folder.iterdir()] == [f"{os.getpid()}.new"]
+
+
+def test_a_host_without_threads_does_not_end_the_publisher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More often than there are slots for clients; then there are threads again."""
+    start = threading.Thread.start
+    nr_tries = control.CLIENTS_MAX + 2
+    is_short = True
+
+    def sometimes(thread: threading.Thread) -> None:
+        if thread.name == "tierstore-client" and is_short:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with control.Publisher(lambda: [{"a": 1}]):
+        monkeypatch.setattr(threading.Thread, "start", sometimes)
+        for _ in range(nr_tries):
+            with control.Client(os.getpid()) as client, pytest.raises(OSError):
+                client.statistics()
+        is_short = False
+        with control.Client(os.getpid()) as client:
+            assert client.statistics() == [{"a": 1}]

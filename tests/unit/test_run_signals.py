@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tierstore._native import lib
+from tierstore._native import ffi, lib
 from tierstore.config import Config
 from tierstore.control import runtime_folder
 from tierstore.errors import UsageError
 from tierstore.preload import launch, session
 from tierstore.preload.remote import RemoteEngine
 from tierstore.preload.session import Session
-from tierstore.preload.wire import Channel, receive, send
+from tierstore.preload.wire import Channel, receive, send, to_bytes
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +116,24 @@ def test_a_session_that_ends_while_it_begins_leaves_nothing(
     ours.close()
     for _, theirs in pairs:
         theirs.close()
+
+
+def test_a_hello_that_makes_no_sense_ends_no_listener(tmp_path: Path) -> None:
+    config = Config.from_dict({"tier": [{"name": "warm", "store": "ram", "size": "1MiB"}]})
+    said: list[str] = []
+    path = tmp_path / "run.socket"
+    listener = session.Listener(path, config, lambda _, line: said.append(line))
+    for channel in (0, 1, 9):
+        hello = ffi.new("struct tsp_hello *")
+        hello.version, hello.channel = lib.TSP_WIRE_VERSION, channel
+        hello.stats_bytes = ffi.sizeof("struct ts_stats")
+        hello.config_bytes = ffi.sizeof("struct tsp_config")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as program:
+            program.settimeout(60)
+            program.connect(str(path))
+            send(program, lib.TSP_HELLO, to_bytes(hello))
+            if channel == 9:
+                assert program.recv(1) == b""
+    assert len(said) == 1 and "channel 9" in said[0]
+    assert listener._thread.is_alive()
+    listener.close()

@@ -205,7 +205,8 @@ class Listener:
         for connection in accepted(self._socket, self._closing):
             try:
                 self._greet(connection)
-            except (OSError, TierstoreError) as error:
+            except (OSError, TierstoreError, RuntimeError) as error:
+                # RuntimeError: there is no thread to be had.
                 connection.close()
                 self._say(logging.ERROR, f"a process that could not be greeted: {error}")
 
@@ -226,6 +227,8 @@ class Listener:
             ffi.sizeof("struct tsp_config"),
         ):
             raise ConnectionAbortedError("a shim of another version")
+        if hello.channel >= 3:
+            raise ConnectionAbortedError(f"a channel {hello.channel}, which there is not")
         half = self._half.setdefault(pid, {})
         half[int(hello.channel)] = connection
         if len(half) == 3:
