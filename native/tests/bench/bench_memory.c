@@ -7,10 +7,11 @@
  *                [codec=lz4|zstd] [level=N] [range=BYTES] [store=ram|file] [path=PATH]
  *                [evict_threads=N]
  *                [pattern=random|seq|cluster] [threads=N] [seed=N] [touch=0]
- *                [cpu=N] the touching threads' CPU
- *     ours:      [fault_threads=N] [restore=auto|page|range]
- *     ours, bare: [serve=message|in-thread] [fault_cpus=MASK] [spin_us=N]
- *     bare:      [codec=none] a page that needs no codec
+ *                [cpu=N] the touching threads' CPU; [cpu=each] each its own
+ *     ours:      [restore=auto|page|range]
+ *     ours, bare: [serve=message|in-thread] [fault_threads=N] [fault_cpus=MASK]
+ *                [spin_us=N]
+ *     bare:      [codec=none] a page that needs no codec; [wait=epoll] a message wakes one handler
  *     swap:      [cgroup=FOLDER] */
 #include "order.h"
 #include "way_bare.h"
@@ -52,9 +53,11 @@ static void run(const struct measure_args *args, const struct way *way, struct m
 	way->settle();
 	way->report();
 	if (arg_number(args, "touch", 1)) {
+		bool is_each = arg_is(args, "cpu", "each");
 		struct span touch = touch_all(memory, order,
 					      (unsigned)arg_number(args, "threads", 1),
-					      (int64_t)arg_number(args, "cpu", UINT64_MAX), ns);
+					      is_each ? TOUCHERS_EACH :
+				      (int64_t)arg_number(args, "cpu", UINT64_MAX), ns);
 		report_touches(memory, touch, ns);
 		CHECK_EQ(memory_hash(memory), hash);
 	}

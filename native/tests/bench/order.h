@@ -8,7 +8,7 @@
 
 #include "measure.h"
 
-enum { CLUSTER_PAGES = 32, TOUCHERS_MAX = 64 };
+enum { CLUSTER_PAGES = 32, TOUCHERS_MAX = 64, TOUCHERS_EACH = -2 };
 
 /* Every page once: "seq" ascending; "random"; "cluster": aligned runs of 32 pages, ascending
  * within, the runs in random order. */
@@ -64,7 +64,7 @@ static inline void *toucher_run(void *arg)
 }
 
 /* All pages, by nr_threads threads with a slice of the order each, pinned to cpu unless it is
- * negative.  ns gets the time of each touch. */
+ * negative, or with TOUCHERS_EACH the first to CPU 0, the next to CPU 1.  ns gets the time of each touch. */
 static inline struct span touch_all(const struct memory *memory, const uint32_t *order,
 				    unsigned nr_threads, int64_t cpu, uint32_t *ns)
 {
@@ -77,7 +77,8 @@ static inline struct span touch_all(const struct memory *memory, const uint32_t 
 	for (unsigned i = 0; i < nr_threads; i++) {
 		touchers[i] = (struct toucher){ .start = &start, .mem = memory->mem,
 						.order = order + i * slice, .ns = ns + i * slice,
-						.nr = slice, .cpu = cpu };
+						.nr = slice,
+						.cpu = cpu == TOUCHERS_EACH ? i : cpu };
 		CHECK_EQ(pthread_create(&touchers[i].thread, NULL, toucher_run, &touchers[i]), 0);
 	}
 	struct span span = span_begin();

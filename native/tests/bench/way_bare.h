@@ -2,8 +2,8 @@
  *
  * way_bare.h — the limit: the same codec calls, the same ioctls, the same reads, and nothing of
  * ours around them.  Leaving: threads that compress range after range.  Coming back (ranges of a
- * page only): one handler that polls, reads the message, reads the frame from memory or by one
- * O_DIRECT pread, decompresses and calls UFFDIO_COPY; on a CPU and with polling as it is told.  Or,
+ * page only): a handler or several that poll, read the message, read the frame from memory or by one
+ * O_DIRECT pread, decompress and call UFFDIO_COPY; on CPUs and with polling as they are told.  Or,
  * with serve=in-thread, a SIGBUS handler that does the same without poll and message.  codec=none:
  * memory of one page over and over, which needs no decompressing; what is left is the signal or
  * the message, the ioctl and the way back. */
@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
 #include <zstd.h>
@@ -40,9 +41,11 @@ static struct {
 	_Atomic uint64_t next, stored_bytes;
 	int fd, uffd, stop[2];
 	const char *path;
-	int cpu;                       /* of the handler; -1: any */
+	uint64_t cpus;                 /* of the handlers, in turn; 0: any */
 	uint64_t spin_us;
-	pthread_t handler;
+	bool is_epoll;
+	unsigned nr_handlers;
+	pthread_t handlers[BARE_THREADS_MAX];
 	_Alignas(MEASURE_PAGE) unsigned char first[MEASURE_PAGE];  /* the first page */
 } bare;
 
@@ -96,11 +99,14 @@ static void bare_open(const struct measure_args *args, struct memory *memory)
 	bare.level = (int)arg_number(args, "level", 3); /* as ours by default */
 	bare.nr_threads = (unsigned)arg_number(args, "evict_threads",
 					       (uint64_t)sysconf(_SC_NPROCESSORS_ONLN));
-	bare.cpu = __builtin_ffsll((long long)arg_number(args, "fault_cpus", 0)) - 1;
+	bare.cpus = arg_number(args, "fault_cpus", 0);
+	bare.nr_handlers = (unsigned)arg_number(args, "fault_threads", 1);
+	bare.is_epoll = arg_is(args, "wait", "epoll");
 	bare.spin_us = arg_number(args, "spin_us", 0);
 	bare.path = arg_is(args, "store", "file") ? arg_text(args, "path", NULL) : NULL;
 	bare.frames = calloc(bare.nr_ranges, sizeof(*bare.frames));
-	CHECK(bare.frames != NULL && bare.nr_threads <= BARE_THREADS_MAX);
+	CHECK(bare.frames != NULL && bare.nr_threads <= BARE_THREADS_MAX &&
+	      bare.nr_handlers <= BARE_THREADS_MAX);
 	for (uint64_t i = 1; bare.is_none && i < memory->nr_pages; i++)
 		memcpy(memory->mem + i * MEASURE_PAGE, memory->mem, MEASURE_PAGE);
 	for (unsigned i = 0; i < bare.nr_threads; i++) {
@@ -153,44 +159,71 @@ static void bare_serve(uint64_t addr, unsigned char *block, unsigned char *raw)
 	CHECK_EQ(ioctl(bare.uffd, UFFDIO_COPY, &copy), 0);
 }
 
-/* As poll(2), after looking for spin_us. */
-static int bare_poll(struct pollfd *fds, nfds_t nr_fds)
+/* The index-th of the handlers' CPUs, from the first again after the last; -1: any. */
+static int bare_cpu(unsigned index)
 {
+	int cpu = -1;
+
+	for (unsigned i = 0; bare.cpus && i <= index;)
+		if (cpu = (cpu + 1) % 64, bare.cpus >> cpu & 1)
+			i++;
+	return cpu;
+}
+
+/* An epoll instance of this handler's own: a message wakes one of those that wait. */
+static int bare_epoll(void)
+{
+	struct epoll_event message = { .events = EPOLLIN | EPOLLEXCLUSIVE };
+	struct epoll_event stop = { .events = EPOLLIN, .data.u64 = 1 };
+	int fd = epoll_create1(EPOLL_CLOEXEC);
+
+	CHECK(fd >= 0);
+	CHECK_EQ(epoll_ctl(fd, EPOLL_CTL_ADD, bare.uffd, &message), 0);
+	CHECK_EQ(epoll_ctl(fd, EPOLL_CTL_ADD, bare.stop[0], &stop), 0);
+	return fd;
+}
+
+/* Waits, after looking for spin_us; returns whether there may be a message. */
+static bool bare_wait(int epoll)
+{
+	struct pollfd fds[2] = { { bare.uffd, POLLIN, 0 }, { bare.stop[0], POLLIN, 0 } };
+	struct epoll_event event = { .data.u64 = 0 };
 	uint64_t end_ns = mono_ns() + bare.spin_us * 1000;
 	int nr = 0;
 
-	while (bare.spin_us && !nr && mono_ns() < end_ns)
-		nr = poll(fds, nr_fds, 0);
-	return nr ? nr : poll(fds, nr_fds, -1);
+	while (!nr) {
+		int wait_ms = bare.spin_us && mono_ns() < end_ns ? 0 : -1;
+		nr = epoll < 0 ? poll(fds, 2, wait_ms) : epoll_wait(epoll, &event, 1, wait_ms);
+	}
+	return nr > 0 && !fds[1].revents && !event.data.u64;
 }
 
 static void *bare_handler(void *arg)
 {
-	struct pollfd fds[2] = { { bare.uffd, POLLIN, 0 }, { bare.stop[0], POLLIN, 0 } };
 	unsigned char *buf = aligned_alloc(MEASURE_PAGE, 2 * MEASURE_PAGE);
+	int epoll = bare.is_epoll ? bare_epoll() : -1;
 
-	(void)arg;
 	CHECK(buf != NULL);
 	memcpy(buf + MEASURE_PAGE, bare.first, MEASURE_PAGE);
-	pin_to(bare.cpu);
-	while (bare_poll(fds, 2) >= 0 && !fds[1].revents) {
+	pin_to(bare_cpu((unsigned)(uintptr_t)arg));
+	while (bare_wait(epoll)) {
 		struct uffd_msg msg;
 
 		while (read(bare.uffd, &msg, sizeof(msg)) == sizeof(msg))
 			bare_serve(msg.arg.pagefault.address, buf, buf + MEASURE_PAGE);
 	}
+	CHECK(epoll < 0 || !close(epoll));
 	free(buf);
 	return NULL;
 }
 
-/* For one thread that touches: these are its buffers. */
 static void bare_on_sigbus(int signal, siginfo_t *info, void *context)
 {
-	static _Alignas(MEASURE_PAGE) unsigned char block[MEASURE_PAGE];
+	static _Thread_local _Alignas(MEASURE_PAGE) unsigned char buf[2 * MEASURE_PAGE];
 
 	(void)signal;
 	(void)context;
-	bare_serve((uintptr_t)info->si_addr, block, bare.first);
+	bare_serve((uintptr_t)info->si_addr, buf, bare.is_none ? bare.first : buf + MEASURE_PAGE);
 }
 
 /* Every frame at its page's place in a file, so that a fault is one aligned read. */
@@ -243,8 +276,9 @@ static void bare_settle(void)
 	CHECK_EQ(pipe2(bare.stop, O_CLOEXEC), 0);
 	if (bare.is_in_thread)
 		CHECK_EQ(sigaction(SIGBUS, &action, NULL), 0);
-	else
-		CHECK_EQ(pthread_create(&bare.handler, NULL, bare_handler, NULL), 0);
+	for (unsigned i = 0; i < bare.nr_handlers && !bare.is_in_thread; i++)
+		CHECK_EQ(pthread_create(&bare.handlers[i], NULL, bare_handler,
+					(void *)(uintptr_t)i), 0);
 }
 
 static void bare_report(void)
@@ -257,8 +291,8 @@ static void bare_close(void)
 	if (bare.range_bytes != MEASURE_PAGE)
 		return;
 	CHECK_EQ(write(bare.stop[1], "x", 1), 1);
-	if (!bare.is_in_thread)
-		CHECK_EQ(pthread_join(bare.handler, NULL), 0);
+	for (unsigned i = 0; i < bare.nr_handlers && !bare.is_in_thread; i++)
+		CHECK_EQ(pthread_join(bare.handlers[i], NULL), 0);
 	CHECK_EQ(close(bare.uffd), 0);
 	if (bare.path)
 		CHECK_EQ(close(bare.fd), 0);
