@@ -60,12 +60,14 @@ static int look_up(struct ts_follow *follow, uint32_t tid)
 	return follow->known[at].cpu;
 }
 
-bool ts_follow_is_free(struct ts_follow *follow, uint32_t tid)
+int ts_follow_cpu_of(struct ts_follow *follow, uint32_t tid, bool *is_free_out)
 {
+	*is_free_out = false;
 	if (!follow->is_on || !tid)
-		return false;
-	(void)look_up(follow, tid);
-	return follow->known[tid % TS_FOLLOW_KNOWN].is_free;
+		return NOWHERE;
+	int cpu = look_up(follow, tid);
+	*is_free_out = follow->known[tid % TS_FOLLOW_KNOWN].is_free;
+	return cpu;
 }
 
 void ts_follow_go(struct ts_follow *follow, int cpu)

@@ -48,7 +48,7 @@ void ts_follow_note(struct ts_follow *follow, uint32_t tid);
 void ts_follow_stop(struct ts_follow *follow);
 /* To a CPU, whatever the faults say; -1: free. */
 void ts_follow_go(struct ts_follow *follow, int cpu);
-/* Whether a thread may run on several CPUs, as far as known. */
-bool ts_follow_is_free(struct ts_follow *follow, uint32_t tid);
+/* The only CPU of a thread, or -1; whether it may run on several; as far as known. */
+int ts_follow_cpu_of(struct ts_follow *follow, uint32_t tid, bool *is_free_out);
 
 #endif

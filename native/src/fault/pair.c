@@ -8,6 +8,9 @@ enum {
 	/* Of so many faults in a row so many must be in favour, or against. */
 	WINDOW = 32,
 	MAJORITY = 20,
+	/* Of so many faults in a row so few make two threads: most follow one of their own. */
+	TWO_BEGIN = 8,
+	TWO_STAY = 4,
 	/* What comes sooner than this after the fault before is better waited for awake: as long as
 	 * spin.c believes in it. */
 	LATE_NS = 100000,
@@ -28,23 +31,59 @@ void ts_pair_init(struct ts_pair *pair, unsigned nr_threads)
 	pair->is_possible = true;
 }
 
+/* A thread and the CPU that it is pinned to; 0: not known, or one that makes no room for a handler
+ * beside it (follow.c). */
+static uint64_t who_of(const struct ts_pair_fault *fault)
+{
+	if (!fault->tid || (!fault->is_free && fault->cpu < 0))
+		return 0;
+	return (uint64_t)(uint32_t)(fault->cpu + 1) << 32 | fault->tid;
+}
+
+/* Different threads that can run at a time. */
+static bool are_two(uint64_t one, uint64_t other)
+{
+	uint64_t cpu = one >> 32;
+
+	return one && other && one != other && !(cpu && cpu == other >> 32);
+}
+
+/* Do two threads fault at a time?  In a pair mostly each one's own handler serves it, so what the
+ * other handler had last counts as much as what was here before. */
+static bool note_who(struct ts_pair *pair, struct ts_pair_votes *votes,
+		     const struct ts_pair_fault *fault)
+{
+	uint64_t who = who_of(fault), before = votes->who;
+	_Atomic uint64_t *mine = &pair->who[fault->index];
+	uint64_t others = atomic_load_explicit(&pair->who[!fault->index], memory_order_relaxed);
+
+	votes->who = who;
+	/* Written seldom, for the other one reads it at every fault. */
+	if (atomic_load_explicit(mine, memory_order_relaxed) != who)
+		atomic_store_explicit(mine, who, memory_order_relaxed);
+	return !fault->has_read && (are_two(who, before) || are_two(who, others));
+}
+
 bool ts_pair_note(struct ts_pair *pair, struct ts_pair_votes *votes,
 		  const struct ts_pair_fault *fault)
 {
 	bool is_on = ts_pair_is_on(pair);
 	/* A disk's answer takes long enough for CPUs to fall asleep; where several threads fault,
 	 * they have work meanwhile. */
-	bool is_long = fault->has_read && fault->tid == votes->tid;
+	bool is_long = fault->has_read && fault->tid == (uint32_t)votes->who;
 
 	if (!pair->is_possible)
 		return false;
-	votes->tid = fault->tid;
+	votes->nr_two += note_who(pair, votes, fault);
 	votes->nr_in_favour += fault->is_free && (is_long || fault->gap_ns > LATE_NS);
 	if (++votes->nr_faults < WINDOW)
 		return false;
-	unsigned nr_in_favour = votes->nr_in_favour;
-	votes->nr_faults = votes->nr_in_favour = 0;
-	bool is_wanted = is_on ? nr_in_favour > WINDOW - MAJORITY : nr_in_favour >= MAJORITY;
+	bool is_wanted = is_on ? votes->nr_in_favour > WINDOW - MAJORITY ||
+				 votes->nr_two >= TWO_STAY :
+				 votes->nr_in_favour >= MAJORITY || votes->nr_two >= TWO_BEGIN;
+	votes->nr_faults = votes->nr_in_favour = votes->nr_two = 0;
+	/* Until it serves another, nobody faults there. */
+	atomic_store_explicit(&pair->who[!fault->index], 0, memory_order_relaxed);
 	if (is_wanted == is_on)
 		return false;
 	/* The other thread of the pair may have been of the same opinion. */

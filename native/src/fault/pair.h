@@ -8,8 +8,12 @@
  * answers at once.  The other is woken in vain, but not for nothing: as its CPU is awake, it does
  * not look idle to the scheduler, which would move the guest's thread there.
  *
- * All of them are woken by every fault, so this is for two CPUs; and not for faults that come soon
- * after one another: for those a handler waits awake (spin.h), or several have work (place.h).
+ * All of them are woken by every fault, so this is for two CPUs; and not for faults of one thread
+ * that come soon after one another: for those a handler waits awake (spin.h).
+ *
+ * It is as well for two threads that fault at a time, free or pinned to a CPU each: a thread that
+ * faults leaves its CPU to the handler there, and is woken on the CPU that it slept on.  Handlers
+ * that run anywhere, or poll, take the other guest thread's CPU, and wake across CPUs.
  */
 #ifndef TS_FAULT_PAIR_H
 #define TS_FAULT_PAIR_H
@@ -27,16 +31,21 @@ struct ts_pair {
 	bool is_possible;
 	int cpus[TS_PAIR_CPUS];  /* of the threads 0 and 1 */
 	atomic_bool is_on;
+	/* Whose fault each of the two served last, as tid and CPU (who_of()); 0: nobody's, since the
+	 * other looked. */
+	_Atomic uint64_t who[TS_PAIR_CPUS];
 };
 
 /* Of a thread. */
 struct ts_pair_votes {
-	unsigned nr_faults, nr_in_favour;
-	uint32_t tid;            /* whose the fault before was */
+	unsigned nr_faults, nr_in_favour, nr_two;
+	uint64_t who;            /* whose the fault before was */
 };
 
 struct ts_pair_fault {
+	unsigned index;          /* of the fault thread: 0 or 1 */
 	uint32_t tid;
+	int cpu;                 /* the only one of the fault's thread, or -1 */
 	bool is_free;            /* its thread may run on several CPUs */
 	bool has_read;           /* from a disk */
 	ts_mono_ns gap_ns;       /* since there was one before, at least */

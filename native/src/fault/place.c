@@ -81,9 +81,13 @@ static void note_prompt(struct ts_place *place, const struct ts_place_read *read
 				   TS_MIN(place->nr_prompt + 1, (unsigned)PROMPT_MIN) : 0;
 }
 
-unsigned ts_place_read_max(const struct ts_place *place)
+unsigned ts_place_read_max(const struct ts_crew *crew, const struct ts_place *place, bool has_read)
 {
-	return place->nr_single >= SINGLE_MIN ? 1 : TS_FAULT_BATCH_MAX;
+	bool is_one_of_several =
+		(place->is_paired || place->cpu >= 0) && !has_read &&
+		atomic_load_explicit(&crew->nr_active, memory_order_relaxed) > 1;
+
+	return is_one_of_several || place->nr_single >= SINGLE_MIN ? 1 : TS_FAULT_BATCH_MAX;
 }
 
 bool ts_place_is_beside(const struct ts_place *place)
@@ -143,11 +147,10 @@ int ts_place_note(struct ts_crew *crew, struct ts_place *place, uint32_t tid, bo
 	unsigned nr_active = atomic_load_explicit(&crew->nr_active, memory_order_relaxed);
 
 	place->last_tid = tid;
-	if (place->is_paired || nr_active == 1) {
-		struct ts_pair_fault fault = {
-			.tid = tid, .has_read = has_read, .gap_ns = place->gap_ns,
-			.is_free = ts_follow_is_free(&place->follow, tid),
-		};
+	if (place->index < TS_PAIR_CPUS && (place->is_paired || nr_active <= TS_PAIR_CPUS)) {
+		struct ts_pair_fault fault = { .index = place->index, .tid = tid,
+					       .has_read = has_read, .gap_ns = place->gap_ns };
+		fault.cpu = ts_follow_cpu_of(&place->follow, tid, &fault.is_free);
 		if (ts_pair_note(&crew->pair, &place->votes, &fault)) {
 			bool is_on = ts_pair_is_on(&crew->pair);
 			atomic_store(&crew->nr_active, is_on ? TS_PAIR_CPUS : nr_waiting_min());

@@ -62,8 +62,10 @@ void ts_crew_init(struct ts_crew *crew, unsigned nr_threads);
 /* On the thread itself: goes to its CPU, if it has one. */
 void ts_place_begin(struct ts_place *place);
 /* How many messages to ask for.  A thread that faults alone sends one, and to look for a second
- * costs as much as a clock does ten times. */
-unsigned ts_place_read_max(const struct ts_place *place);
+ * costs as much as a clock does ten times.  And who waits on a CPU of its own leaves the message of
+ * the other CPU's thread to the one that waits there; unless it has reads under way (has_read), to
+ * which more are best added at once. */
+unsigned ts_place_read_max(const struct ts_crew *crew, const struct ts_place *place, bool has_read);
 /* After reading messages.  Returns the index of a thread to be kicked, since it shall wait, too; or
  * -1. */
 int ts_place_adapt(struct ts_crew *crew, struct ts_place *place, const struct ts_place_read *read);

@@ -164,9 +164,9 @@ static void kick_helper(struct fault_thread *thread, int helper)
 static int read_shard(struct fault_thread *thread, struct ts_shard *shard, bool is_at_once)
 {
 	struct uffd_msg faults[TS_FAULT_BATCH_MAX];
-	int nr_faults = ts_shard_read(thread->server->engine, shard, faults,
-				      ts_place_read_max(&thread->place));
 	struct ts_crew *crew = &thread->server->crew;
+	unsigned nr_max = ts_place_read_max(crew, &thread->place, thread->serve.fetch.nr_busy > 0);
+	int nr_faults = ts_shard_read(thread->server->engine, shard, faults, nr_max);
 	struct ts_place_read read = { .nr_faults = nr_faults, .is_at_once = is_at_once,
 				      .start_ns = ts_now_ns() };
 
