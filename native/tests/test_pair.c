@@ -103,6 +103,22 @@ static void two_that_fault_at_a_time_are_for_it(void)
 	}
 }
 
+static void more_than_two_are_against_it(void)
+{
+	struct ts_pair pair = { .is_possible = true };
+	struct ts_pair_votes votes[TS_PAIR_CPUS] = { 0 };
+
+	CHECK(after_two(&pair, votes, two_free, false));
+	for (unsigned i = 0; i < ENOUGH * TS_PAIR_CPUS; i++) {
+		struct ts_pair_fault fault = two_free[0];
+
+		fault.index = i % 2;
+		fault.tid = TID + i % 5;
+		(void)ts_pair_note(&pair, &votes[fault.index], &fault);
+	}
+	CHECK(!ts_pair_is_on(&pair));
+}
+
 /* The other one's last fault is no reason to stay once it faults no more. */
 static void the_last_of_two_is_alone(void)
 {
@@ -117,5 +133,6 @@ CHECK_MAIN({ "seldom_faults_are_for_it", seldom_faults_are_for_it },
 	   { "pinned_threads_are_against_it", pinned_threads_are_against_it },
 	   { "one_threads_reads_are_for_it", one_threads_reads_are_for_it },
 	   { "two_that_fault_at_a_time_are_for_it", two_that_fault_at_a_time_are_for_it },
+	   { "more_than_two_are_against_it", more_than_two_are_against_it },
 	   { "the_last_of_two_is_alone", the_last_of_two_is_alone },
 	   { "it_is_for_two_threads", it_is_for_two_threads })

@@ -11,6 +11,9 @@ enum {
 	/* Of so many faults in a row so few make two threads: most follow one of their own. */
 	TWO_BEGIN = 8,
 	TWO_STAY = 4,
+	/* And so many of neither of two make more than two, whose messages are better read many at
+	 * a time by whoever is awake. */
+	OTHERS_MAX = 8,
 	/* What comes sooner than this after the fault before is better waited for awake: as long as
 	 * spin.c believes in it. */
 	LATE_NS = 100000,
@@ -48,6 +51,14 @@ static bool are_two(uint64_t one, uint64_t other)
 	return one && other && one != other && !(cpu && cpu == other >> 32);
 }
 
+static void note_others(struct ts_pair_votes *votes, uint64_t who)
+{
+	for (unsigned i = 0; i < TS_PAIR_CPUS; i++)
+		if (votes->known[i] == who)
+			return;
+	votes->known[votes->nr_others++ % TS_PAIR_CPUS] = who;
+}
+
 /* Do two threads fault at a time?  In a pair mostly each one's own handler serves it, so what the
  * other handler had last counts as much as what was here before. */
 static bool note_who(struct ts_pair *pair, struct ts_pair_votes *votes,
@@ -58,6 +69,7 @@ static bool note_who(struct ts_pair *pair, struct ts_pair_votes *votes,
 	uint64_t others = atomic_load_explicit(&pair->who[!fault->index], memory_order_relaxed);
 
 	votes->who = who;
+	note_others(votes, who);
 	/* Written seldom, for the other one reads it at every fault. */
 	if (atomic_load_explicit(mine, memory_order_relaxed) != who)
 		atomic_store_explicit(mine, who, memory_order_relaxed);
@@ -78,10 +90,12 @@ bool ts_pair_note(struct ts_pair *pair, struct ts_pair_votes *votes,
 	votes->nr_in_favour += fault->is_free && (is_long || fault->gap_ns > LATE_NS);
 	if (++votes->nr_faults < WINDOW)
 		return false;
+	bool are_many = votes->nr_others > OTHERS_MAX;
 	bool is_wanted = is_on ? votes->nr_in_favour > WINDOW - MAJORITY ||
-				 votes->nr_two >= TWO_STAY :
-				 votes->nr_in_favour >= MAJORITY || votes->nr_two >= TWO_BEGIN;
-	votes->nr_faults = votes->nr_in_favour = votes->nr_two = 0;
+				 (votes->nr_two >= TWO_STAY && !are_many) :
+				 votes->nr_in_favour >= MAJORITY ||
+				 (votes->nr_two >= TWO_BEGIN && !are_many);
+	votes->nr_faults = votes->nr_in_favour = votes->nr_two = votes->nr_others = 0;
 	/* Until it serves another, nobody faults there. */
 	atomic_store_explicit(&pair->who[!fault->index], 0, memory_order_relaxed);
 	if (is_wanted == is_on)

@@ -11,7 +11,7 @@
  * All of them are woken by every fault, so this is for two CPUs; and not for faults of one thread
  * that come soon after one another: for those a handler waits awake (spin.h).
  *
- * It is as well for two threads that fault at a time, free or pinned to a CPU each: a thread that
+ * It is as well for two threads, and no more, that fault at a time, free or pinned to a CPU each: a thread that
  * faults leaves its CPU to the handler there, and is woken on the CPU that it slept on.  Handlers
  * that run anywhere, or poll, take the other guest thread's CPU, and wake across CPUs.
  */
@@ -31,15 +31,16 @@ struct ts_pair {
 	bool is_possible;
 	int cpus[TS_PAIR_CPUS];  /* of the threads 0 and 1 */
 	atomic_bool is_on;
-	/* Whose fault each of the two served last, as tid and CPU (who_of()); 0: nobody's, since the
-	 * other looked. */
+	/* Whose fault each of the two served last, as tid and CPU (who_of()); 0: nobody's, since
+	 * the other looked. */
 	_Atomic uint64_t who[TS_PAIR_CPUS];
 };
 
 /* Of a thread. */
 struct ts_pair_votes {
-	unsigned nr_faults, nr_in_favour, nr_two;
+	unsigned nr_faults, nr_in_favour, nr_two, nr_others;
 	uint64_t who;            /* whose the fault before was */
+	uint64_t known[TS_PAIR_CPUS];  /* the last two; whose else counts as others */
 };
 
 struct ts_pair_fault {

@@ -77,8 +77,9 @@ static inline struct span touch_all(const struct memory *memory, const uint32_t 
 	for (unsigned i = 0; i < nr_threads; i++) {
 		touchers[i] = (struct toucher){ .start = &start, .mem = memory->mem,
 						.order = order + i * slice, .ns = ns + i * slice,
-						.nr = slice,
-						.cpu = cpu == TOUCHERS_EACH ? i : cpu };
+						.nr = slice, .cpu = cpu };
+		if (cpu == TOUCHERS_EACH)
+			touchers[i].cpu = i;
 		CHECK_EQ(pthread_create(&touchers[i].thread, NULL, toucher_run, &touchers[i]), 0);
 	}
 	struct span span = span_begin();
