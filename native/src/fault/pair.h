@@ -11,9 +11,9 @@
  * All of them are woken by every fault, so this is for two CPUs; and not for faults of one thread
  * that come soon after one another: for those a handler waits awake (spin.h).
  *
- * It is as well for two threads, and no more, that fault at a time, free or pinned to a CPU each: a thread that
- * faults leaves its CPU to the handler there, and is woken on the CPU that it slept on.  Handlers
- * that run anywhere, or poll, take the other guest thread's CPU, and wake across CPUs.
+ * It is as well for two threads, and no more, that fault at a time, free or pinned to a CPU each: a
+ * thread that faults leaves its CPU to the handler there, and is woken on the CPU that it slept on.
+ * Handlers that run anywhere, or poll, take the other guest thread's CPU, and wake across CPUs.
  */
 #ifndef TS_FAULT_PAIR_H
 #define TS_FAULT_PAIR_H

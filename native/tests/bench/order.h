@@ -64,7 +64,8 @@ static inline void *toucher_run(void *arg)
 }
 
 /* All pages, by nr_threads threads with a slice of the order each, pinned to cpu unless it is
- * negative, or with TOUCHERS_EACH the first to CPU 0, the next to CPU 1.  ns gets the time of each touch. */
+ * negative, or with TOUCHERS_EACH the first to CPU 0, the next to CPU 1.  ns gets the time of each
+ * touch. */
 static inline struct span touch_all(const struct memory *memory, const uint32_t *order,
 				    unsigned nr_threads, int64_t cpu, uint32_t *ns)
 {

@@ -3,8 +3,8 @@
  * way_bare.h — the limit: the same codec calls, the same ioctls, the same reads, and nothing of
  * ours around them.  Leaving: threads that compress range after range.  Coming back (ranges of a
  * page only): a handler or several that poll, read the message, read the frame from memory or by
- * one O_DIRECT pread, decompress and call UFFDIO_COPY; on CPUs and with polling as they are told.  Or,
- * with serve=in-thread, a SIGBUS handler that does the same without poll and message.  codec=none:
+ * one O_DIRECT pread, decompress and call UFFDIO_COPY; on CPUs and with polling as told.  Or, with
+ * serve=in-thread, a SIGBUS handler that does the same without poll and message.  codec=none:
  * memory of one page over and over, which needs no decompressing; what is left is the signal or
  * the message, the ioctl and the way back. */
 #ifndef TS_TESTS_WAY_BARE_H
