@@ -4,13 +4,16 @@
 
 #include <errno.h>
 #include <string.h>
+#include <time.h>
 
 #include "os/sys.h"
 #include "store/forward.h"
 #include "util/hist.h"
+#include "util/hook.h"
 
-/* Reads of one slot that are tried again after an error that may pass. */
-enum { TRIES_MAX = 3 };
+/* Reads of one slot: so many at once after an error that may pass, and, where the host is short of
+ * something, so many more after pauses that double from a millisecond: a quarter of a second. */
+enum { TRIES_MAX = 3, PAUSES_MAX = 8, PAUSE_NS = 1000000 };
 
 static int open_readers(struct ts_fetch *fetch)
 {
@@ -111,6 +114,36 @@ static bool may_pass(int status)
 	return status < 0 && status > TS_EFULL;
 }
 
+/* The frame is as it was; the kernel had no room for the request. */
+static bool is_shortage(int status)
+{
+	return status == -ENOMEM || status == -EAGAIN || status == -EBUSY || status == -ENOBUFS;
+}
+
+/* A pause holds up this thread's other faults, so a shortage that has outlasted all of them is
+ * waited for again only after a read has come through. */
+static bool should_try_again(struct ts_fetch *fetch, const struct ts_fetch_slot *slot)
+{
+	int status = slot->get.status;
+
+	if (!status)
+		fetch->is_starved = false;
+	if (!may_pass(status))
+		return false;
+	if (slot->nr_tries < TRIES_MAX)
+		return true;
+	if (!is_shortage(status) || fetch->is_starved)
+		return false;
+	unsigned nr_pauses = slot->nr_tries - TRIES_MAX;
+	fetch->is_starved = nr_pauses == PAUSES_MAX;
+	if (fetch->is_starved)
+		return false;
+	struct timespec pause = { .tv_nsec = (long)PAUSE_NS << nr_pauses };
+	TS_PHASE(TS_PHASE_SHORTAGE);
+	nanosleep(&pause, NULL);
+	return true;
+}
+
 int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 {
 	for (;;) {
@@ -131,7 +164,7 @@ int ts_fetch_start(struct ts_fetch *fetch, struct ts_fetch_slot *slot)
 			slot->get.status = rc;
 		slot->got_ns = ts_now_ns();
 		ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], slot->got_ns - slot->get_ns);
-		if (!may_pass(slot->get.status) || slot->nr_tries >= TRIES_MAX)
+		if (!should_try_again(fetch, slot))
 			return 0;
 	}
 }
@@ -157,8 +190,7 @@ unsigned ts_fetch_reap(struct ts_fetch *fetch, struct ts_fetch_slot **slots, uns
 			struct ts_fetch_slot *slot = done[i]->user;
 			fetch->nr_busy_tier[t]--;
 			ts_hist_add(&fetch->stages->hist[TS_STAGE_GET], ts_now_ns() - slot->get_ns);
-			if (may_pass(slot->get.status) && slot->nr_tries < TRIES_MAX &&
-			    ts_fetch_start(fetch, slot) > 0)
+			if (should_try_again(fetch, slot) && ts_fetch_start(fetch, slot) > 0)
 				continue;
 			slots[nr_slots++] = slot;
 		}

@@ -35,6 +35,7 @@ struct ts_fetch {
 	struct ts_decoder *decoder;
 	unsigned depth, nr_busy;
 	unsigned nr_busy_tier[TS_TIER_MAX];
+	bool is_starved;              /* a shortage has outlasted all pauses */
 	unsigned last_tier;           /* that was read from */
 	unsigned reap_tier;           /* that is asked first by the next reap */
 	struct ts_fetch_slot *slots;  /* [depth] */

@@ -47,6 +47,7 @@ enum ts_phase {
 	TS_PHASE_DEMOTE,       /* keeper: the new frame is stored, nothing published yet */
 	TS_PHASE_WINDOW,       /* evictor: sync mode, last look done, not yet punched */
 	TS_PHASE_ADDRESS,      /* evictor: it knows where pages are, and has not moved them */
+	TS_PHASE_SHORTAGE,     /* fault: the store was short of something; it will be asked again */
 	TS_PHASE_COUNT
 };
 

@@ -83,6 +83,44 @@ static void passing_error(void)
 	race_close(&race);
 }
 
+/* A host that is short of memory for a while costs time, and no page. */
+static void shortage(void)
+{
+	struct race race = { 0 };
+	struct actor reader;
+
+	open_away(&race, 0);
+	set_fault(&race, 0, (struct ts_store_fault){ .get_share = 1, .error = -ENOMEM });
+	ts_hook_park(TS_PHASE_SHORTAGE);
+	actor_start_in(&race, do_read, &reader);
+	CHECK_EQ(ts_hook_wait(TS_PHASE_SHORTAGE, RACE_WAIT_MS), 0);
+	set_fault(&race, 0, (struct ts_store_fault){ 0 });
+	ts_hook_release(TS_PHASE_SHORTAGE);
+	actor_join(&reader, "the reader");
+	CHECK_EQ(guest_stats(&race.guest)->failures[TS_FAIL_GET], 0);
+	CHECK_EQ(guest_stats(&race.guest)->nr_gone, 0);
+	guest_check_all(&race.guest);
+	race_close(&race);
+}
+
+/* One that does not end holds a fault up for three tries and eight pauses, not for ever. */
+static void lasting_shortage(void)
+{
+	struct race race = { 0 };
+	uint64_t nr_failed = 0;
+
+	open_away(&race, 0);
+	set_fault(&race, 0, (struct ts_store_fault){ .get_share = 1, .error = -ENOMEM });
+	CHECK_EQ(race_peek(race_addr(&race)), SIGBUS);
+	CHECK_EQ(ts_store_fault_count(race.guest.engine->tiers[0].store, &nr_failed), 0);
+	CHECK_EQ(nr_failed, 11);
+	CHECK_EQ(guest_stats(&race.guest)->failures[TS_FAIL_GET], 1);
+	atomic_store(&race.guest.versions[RACE_PAGE], GUEST_UNMAPPED);
+	set_fault(&race, 0, (struct ts_store_fault){ 0 });
+	guest_check_all(&race.guest);
+	race_close(&race);
+}
+
 /* Detach gives back what can be read, poisons the rest, says so, and the region is gone. */
 static void detach_from_a_broken_tier(void)
 {
@@ -239,7 +277,8 @@ static void slow_tier_three_threads(void) { slow_tier(3); }
 
 CHECK_MAIN({ "get_error", get_error }, { "corrupt_frame", corrupt_frame },
 	   { "short_frame", short_frame }, { "frame_not_found", frame_not_found },
-	   { "passing_error", passing_error },
+	   { "passing_error", passing_error }, { "shortage", shortage },
+	   { "lasting_shortage", lasting_shortage },
 	   { "detach_from_a_broken_tier", detach_from_a_broken_tier },
 	   { "put_errors", put_errors }, { "full_tiers", full_tiers },
 	   { "slow_tier_one_thread", slow_tier_one_thread },
