@@ -139,7 +139,7 @@ def test_a_signal_that_another_thread_gets_ends_it_too(serve: Serve) -> None:
 
 def test_whoever_says_nothing_is_closed(tmp_path: Path) -> None:
     """A slow loris and a silent one, while others come and go."""
-    with Serve(tmp_path, config=CONFIG.replace("60s", "1s")) as manager:
+    with Serve(tmp_path, config=CONFIG.replace("15s", "1s")) as manager:
         _say_nothing(manager)
 
 

@@ -134,6 +134,10 @@ def test_a_hello_that_makes_no_sense_ends_no_listener(tmp_path: Path) -> None:
             send(program, lib.TSP_HELLO, to_bytes(hello))
             if channel == 9:
                 assert program.recv(1) == b""
+    # It is closed first, and said then, by the listener's thread.
+    end_s = time.monotonic() + 60
+    while not said and time.monotonic() < end_s:
+        time.sleep(0.005)
     assert len(said) == 1 and "channel 9" in said[0]
     assert listener._thread.is_alive()
     listener.close()
