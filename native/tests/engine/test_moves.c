@@ -65,13 +65,35 @@ static void *unmap_thread(void *arg)
 	return NULL;
 }
 
+/* Other memory of the process, where the guest unmaps its own; the unmapper waits for the event to
+ * be read. */
+static unsigned char *map_foreign(struct guest *guest, pthread_t *unmapper)
+{
+	unsigned char *foreign = MAP_FAILED;
+
+	CHECK_EQ(pthread_create(unmapper, NULL, unmap_thread, guest), 0);
+	for (unsigned ms = 0; foreign == MAP_FAILED && ms < TIMEOUT_MS; ms++) {
+		foreign = mmap(at(guest, FIRST), bytes(COUNT), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		usleep(1000);
+	}
+	CHECK(foreign != MAP_FAILED);
+	memset(foreign, 0xab, bytes(COUNT));
+	return foreign;
+}
+
+static void check_foreign(const unsigned char *foreign)
+{
+	for (size_t i = 0; i < bytes(COUNT); i++)
+		CHECK_EQ(foreign[i], 0xab);
+}
+
 /* While nobody has read the event of a munmap, other memory of the process may already lie at these
  * addresses.  It is not ours to move or to zap. */
 static void foreign_memory(bool is_memfd)
 {
 	struct guest guest;
 	pthread_t toucher, unmapper;
-	unsigned char *foreign = MAP_FAILED;
 
 	begin_with(&guest, is_memfd, (struct ts_engine_options){ .nr_fault_threads = 1 });
 	evict_all(&guest);
@@ -80,21 +102,13 @@ static void foreign_memory(bool is_memfd)
 	ts_hook_park(TS_PHASE_FAULT_CLAIMED);
 	CHECK_EQ(pthread_create(&toucher, NULL, touch_thread, &guest), 0);
 	CHECK_EQ(ts_hook_wait(TS_PHASE_FAULT_CLAIMED, TIMEOUT_MS), 0);
-	CHECK_EQ(pthread_create(&unmapper, NULL, unmap_thread, &guest), 0);
-	for (unsigned ms = 0; foreign == MAP_FAILED && ms < TIMEOUT_MS; ms++) {
-		foreign = mmap(at(&guest, FIRST), bytes(COUNT), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-		usleep(1000);
-	}
-	CHECK(foreign != MAP_FAILED);
-	memset(foreign, 0xab, bytes(COUNT));
+	unsigned char *foreign = map_foreign(&guest, &unmapper);
 	CHECK_EQ(ts_region_deactivate(guest.region), 0);
 	evict_all(&guest);
 	ts_hook_release(TS_PHASE_FAULT_CLAIMED);
 	pthread_join(toucher, NULL);
 	pthread_join(unmapper, NULL);
-	for (size_t i = 0; i < bytes(COUNT); i++)
-		CHECK_EQ(foreign[i], 0xab);
+	check_foreign(foreign);
 	expect_gone(&guest, COUNT);
 	CHECK_EQ(ts_region_deactivate(guest.region), 0);
 	for (uint64_t page = FIRST; page < FIRST + COUNT; page++)
@@ -113,7 +127,6 @@ static void foreign_at_the_last_moment(void)
 {
 	struct guest guest;
 	pthread_t evictor, unmapper;
-	unsigned char *foreign = MAP_FAILED;
 
 	begin_with(&guest, false, (struct ts_engine_options){ .nr_evict_threads = 1 });
 	/* The first run of pages that is moved lies in what is unmapped. */
@@ -121,19 +134,11 @@ static void foreign_at_the_last_moment(void)
 	ts_hook_park(TS_PHASE_ADDRESS);
 	CHECK_EQ(pthread_create(&evictor, NULL, evict_thread, &guest), 0);
 	CHECK_EQ(ts_hook_wait(TS_PHASE_ADDRESS, TIMEOUT_MS), 0);
-	CHECK_EQ(pthread_create(&unmapper, NULL, unmap_thread, &guest), 0);
-	for (unsigned ms = 0; foreign == MAP_FAILED && ms < TIMEOUT_MS; ms++) {
-		foreign = mmap(at(&guest, FIRST), bytes(COUNT), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-		usleep(1000);
-	}
-	CHECK(foreign != MAP_FAILED);
-	memset(foreign, 0xab, bytes(COUNT));
+	unsigned char *foreign = map_foreign(&guest, &unmapper);
 	ts_hook_release(TS_PHASE_ADDRESS);
 	pthread_join(evictor, NULL);
 	pthread_join(unmapper, NULL);
-	for (size_t i = 0; i < bytes(COUNT); i++)
-		CHECK_EQ(foreign[i], 0xab);
+	check_foreign(foreign);
 	expect_gone(&guest, COUNT);
 	for (uint64_t page = 0; page < FIRST; page++)
 		atomic_store(&guest.versions[page], GUEST_ZEROED);

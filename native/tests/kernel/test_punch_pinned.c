@@ -6,21 +6,7 @@
  * not lie in a region" (tierstore.h).  Nothing tells beforehand.
  */
 #include "kern.h"
-
-#include <liburing.h>
-#include <sys/uio.h>
-
-/* The kernel reads one byte from the pipe into the registered buffer. */
-static void read_fixed(struct io_uring *ring, int fd, char *page)
-{
-	struct io_uring_cqe *cqe;
-	struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
-	io_uring_prep_read_fixed(sqe, fd, page, 1, 0, 0);
-	CHECK_EQ(io_uring_submit(ring), 1);
-	CHECK_EQ(io_uring_wait_cqe(ring, &cqe), 0);
-	CHECK_EQ(cqe->res, 1);
-	io_uring_cqe_seen(ring, cqe);
-}
+#include "kern_pinned.h"
 
 int main(void)
 {
@@ -38,7 +24,7 @@ int main(void)
 	CHECK_EQ(page[0], 0);
 	CHECK_EQ(pipe(fds), 0);
 	CHECK_EQ(write(fds[1], "d", 1), 1);
-	read_fixed(&ring, fds[0], page);
+	kern_read_fixed(&ring, fds[0], page);
 	CHECK_EQ(page[0], 0);
 	return 0;
 }
